@@ -1,0 +1,53 @@
+# Everything from a bare checkout: `make serve`, `make test`. Needs Python 3.11 or newer; uses uv where it is installed.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+UV := $(shell command -v uv 2>/dev/null)
+
+.PHONY: help setup serve test check format bench lock clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(STAMP)  ## prepare the environment (.venv) with exactly the pinned versions
+
+$(STAMP): pyproject.toml requirements/dev.txt requirements/data.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("Headrace needs Python 3.11 or newer; this is %d.%d. Try: make PYTHON=python3.13" % v[:2])'
+ifdef UV
+	uv venv --quiet --clear --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" $(VENV)
+	uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/dev.txt
+	uv pip install --quiet --python $(BIN)/python --require-hashes --no-deps --no-build-isolation -r requirements/data.txt
+	uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+else
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --no-build-isolation -r requirements/data.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+endif
+	@touch $(STAMP)
+
+serve: $(STAMP)  ## start the service, with a PostgreSQL of its own unless HEADRACE_DSN names one
+	@exec $(BIN)/headrace serve
+
+test: $(STAMP)  ## run all tests
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(STAMP)  ## lint, types, import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP)  ## format the code and fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock:  ## choose the newest versions and pin them (needs uv)
+	uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes --no-annotate --custom-compile-command 'make lock' pyproject.toml -o requirements/service.txt
+	uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes --no-annotate --custom-compile-command 'make lock' pyproject.toml --extra embedded --group dev -c requirements/service.txt -o requirements/dev.txt
+	uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes --no-annotate --custom-compile-command 'make lock' --no-deps requirements/data.in -o requirements/data.txt
+
+clean:  ## remove the environment and the embedded database with all its data
+	rm -rf $(VENV) .headrace .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

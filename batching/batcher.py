@@ -1,0 +1,336 @@
+"""The batcher: flush slots that empty the queue, each through a sink of its own.
+
+Owns the flush rule (a lane with rows and a free slot are flushed at once; while all slots are busy, rows gather), the
+retries of a sink that is away, and draining. Decisions live in `queue.py`. Must not know what a payload means.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import random
+import time
+from collections.abc import AsyncIterator, Callable, Hashable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import anyio
+import anyio.abc
+
+from batching.errors import Closed, OutcomeUnknown, QueueFull, SinkAway
+from batching.queue import Batch, Limits, Outcome, Queue, Statistics, Submission
+
+logger = logging.getLogger(__name__)
+
+
+class Sink(Protocol):
+    """What one flush slot writes through, typically a database connection. Used by one task, one call at a time."""
+
+    async def open(self) -> None:
+        """Make ready to write; called before the first `write` and after one that raised. May raise: tried again."""
+
+    async def write(self, lane: Hashable, batch: Sequence[Submission], /) -> Sequence[Outcome]:
+        """Store the batch and return the outcome of each submission, in order.
+
+        An outcome that is an exception is final for that submission. Raising instead means that **none** was stored
+        and that it is worth trying again: the batch goes back to the queue.
+        """
+
+    async def close(self) -> None:
+        """Release what `open` acquired. Must not raise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """How long to wait before trying a sink again: doubling from `first_seconds` to `max_seconds`, with jitter."""
+
+    first_seconds: float = 0.1
+    max_seconds: float = 2.0
+
+    def delay(self, failures: int) -> float:
+        """Seconds before the next attempt after `failures` failures in a row (the first retry is immediate)."""
+        if failures <= 1:
+            return 0.0
+        # The exponent is bounded so that a day of failures cannot overflow a float.
+        full = min(self.max_seconds, self.first_seconds * 2.0 ** min(failures - 2, 32))
+        return full * random.uniform(0.75, 1.0)  # noqa: S311 - spreads retries, protects nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Flush:
+    """One batch that a sink was given: how large it was, how long it took, and the exception if none of it was stored."""
+
+    lane: Hashable
+    submissions: int
+    rows: int
+    size: int
+    seconds: float
+    failure: Exception | None
+
+
+class _Slot:
+    """One flush slot: its sink and how its last attempts went."""
+
+    def __init__(self, sink: Sink) -> None:
+        self.sink = sink
+        self.open = False
+        self.failures = 0
+        self.retry_at = 0.0
+        self.reason: Exception | None = None
+
+
+class Batcher:
+    """Collects submissions into batches and writes them through its sinks, one batch at a time in each.
+
+    Use `async with batcher.running()`; submissions are possible inside. `clock` gives seconds and is what deadlines are
+    measured on. Belongs to one event loop.
+    """
+
+    _SWEEP_SECONDS = 0.05  # deadlines are seconds; a twentieth of one is early enough and costs nothing when idle
+
+    def __init__(
+        self,
+        sinks: Sequence[Sink],
+        limits: Limits,
+        *,
+        retry: Retry | None = None,
+        observe: Callable[[Flush], None] = lambda _: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.clock = clock
+        self._queue = Queue(limits)
+        self._slots = [_Slot(sink) for sink in sinks]
+        self._retry = retry or Retry()
+        self._observe = observe
+        self._idle: list[asyncio.Future[None]] = []
+        self._waking = False
+        self._drained: asyncio.Event | None = None
+        self._rate = _DrainRate()
+
+    # ---------------------------------------------------------------- for producers
+
+    def submit(self, lane: Hashable, submission: Submission) -> None:
+        """Queue a submission; its `answer` is called with the outcome after the batch that holds it has ended.
+
+        Raises without queueing it: `QueueFull`, `TooLarge`, `SinkAway`, `Closed`.
+        """
+        away = self.away()
+        if away is not None:
+            raise away
+        try:
+            self._queue.put(lane, submission)
+        except QueueFull:
+            raise QueueFull(self._backlog_seconds()) from None
+        if self._idle and not self._waking:
+            self._wake_one()
+
+    async def write(self, lane: Hashable, payload: bytes, rows: int, *, timeout_seconds: float) -> object:
+        """Submit and wait: returns the sink's result once the rows are committed.
+
+        Raises what `submit` raises, `DeadlinePassed` when the rows did not reach a sink in time, or the exception that
+        the sink has for this submission. When the waiting task is cancelled, rows that still wait are withdrawn; a
+        flush that has begun goes on.
+        """
+        answered: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+
+        def answer(outcome: Outcome) -> None:
+            if answered.done():  # the waiting task was cancelled meanwhile
+                return
+            if isinstance(outcome, Exception):
+                answered.set_exception(outcome)
+            else:
+                answered.set_result(outcome)
+
+        submission = Submission(payload, rows, self.clock() + timeout_seconds, answer)
+        self.submit(lane, submission)
+        try:
+            return await answered
+        finally:
+            self._queue.withdraw(submission)
+
+    def withdraw(self, submission: Submission) -> bool:
+        """See `Queue.withdraw`: True if it will not be written."""
+        return self._queue.withdraw(submission)
+
+    @property
+    def closed(self) -> bool:
+        """Whether it takes nothing new any more."""
+        return self._queue.closed
+
+    def statistics(self) -> Statistics:
+        """What is pending at this moment."""
+        return self._queue.statistics()
+
+    def away(self) -> SinkAway | None:
+        """Why nothing can be written now, or None as long as one slot is not waiting to retry."""
+        soonest = math.inf
+        reason: Exception | None = None
+        for slot in self._slots:
+            if slot.reason is None:
+                return None
+            if slot.retry_at < soonest:
+                soonest, reason = slot.retry_at, slot.reason
+        return None if reason is None else SinkAway(max(0.0, soonest - self.clock()), reason)
+
+    # ---------------------------------------------------------------- for the owner
+
+    @asynccontextmanager
+    async def running(self, *, drain_seconds: float) -> AsyncIterator[Batcher]:
+        """Run the flush slots; on leaving, refuse what is new and give what is pending `drain_seconds` to finish.
+
+        What has not been given to a sink by then is answered `Closed` or `SinkAway`, so that each submission has its
+        answer when this returns.
+        """
+        async with anyio.create_task_group() as tasks:
+            for slot in self._slots:
+                tasks.start_soon(self._work, slot)
+            tasks.start_soon(self._sweep)
+            try:
+                yield self
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await self.drain(drain_seconds)
+                tasks.cancel_scope.cancel()
+
+    async def drain(self, timeout_seconds: float) -> None:
+        """Take nothing new and wait until everything pending is answered; after the time-out, refuse what still waits."""
+        self.close()
+        self._drained = asyncio.Event()
+        self._check_drained()
+        with anyio.move_on_after(timeout_seconds):
+            await self._drained.wait()
+        self._refuse_waiting()
+
+    def close(self) -> None:
+        """Take nothing new from now on; what is pending goes on. What cannot be written now is refused now."""
+        self._queue.closed = True
+        if self.away() is not None:
+            self._refuse_waiting()
+
+    # ---------------------------------------------------------------- the slots
+
+    async def _work(self, slot: _Slot) -> None:
+        """One slot's life: open the sink, write batch after batch, wait when there is none."""
+        try:
+            while True:
+                if not slot.open:
+                    await self._open(slot)
+                batch = self._queue.take()
+                if batch is None:
+                    await self._wait_for_rows()
+                else:
+                    if self._queue and self._idle and not self._waking:
+                        self._wake_one()  # other lanes, or more rows than one batch holds
+                    await self._flush(slot, batch)
+                    self._check_drained()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await slot.sink.close()
+
+    async def _open(self, slot: _Slot) -> None:
+        """Open the slot's sink, however long that takes."""
+        while not slot.open:
+            delay = self._retry.delay(slot.failures)
+            slot.retry_at = self.clock() + delay
+            if delay:
+                await anyio.sleep(delay)
+            try:
+                await slot.sink.open()
+            except Exception as error:  # noqa: BLE001 - whatever kept it from opening is reported and tried again
+                self._failed(slot, error)
+            else:
+                slot.open = True
+                slot.reason = None
+
+    async def _flush(self, slot: _Slot, batch: Batch) -> None:
+        started = self.clock()
+        failure: Exception | None = None
+        try:
+            outcomes = await slot.sink.write(batch.lane, batch.submissions)
+        except asyncio.CancelledError:
+            # Only when draining took too long. Someone waits for each of these, and the truth is that nobody knows.
+            self._queue.settle(batch, [OutcomeUnknown() for _ in batch.submissions])
+            raise
+        except Exception as error:  # noqa: BLE001 - the contract of a sink: raising means that nothing was stored
+            failure = error
+            slot.open = False
+            self._queue.give_back(batch)
+            self._failed(slot, error)
+        else:
+            slot.failures = 0
+            self._queue.settle(batch, outcomes)
+        seconds = self.clock() - started
+        if failure is None:
+            self._rate.add(batch.rows, seconds)
+        self._observe(Flush(batch.lane, len(batch.submissions), batch.rows, batch.size, seconds, failure))
+
+    def _failed(self, slot: _Slot, error: Exception) -> None:
+        slot.failures += 1
+        if slot.failures > 1:
+            # The first failure is retried at once (a connection that was cut while idle is no outage).
+            slot.reason = error
+            slot.retry_at = self.clock()
+        if self._queue.closed and self.away() is not None:
+            self._refuse_waiting()
+
+    async def _wait_for_rows(self) -> None:
+        woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._idle.append(woken)
+        try:
+            await woken
+        finally:
+            # Only one slot wakes at a time: the rows that arrive until it runs are its batch.
+            if woken.done() and not woken.cancelled():
+                self._waking = False
+            else:
+                self._idle.remove(woken)
+
+    def _wake_one(self) -> None:
+        self._waking = True
+        self._idle.pop().set_result(None)
+
+    async def _sweep(self) -> None:
+        while True:
+            await anyio.sleep(self._SWEEP_SECONDS)
+            if self._queue and self._queue.expire(self.clock()):
+                self._check_drained()
+
+    # ---------------------------------------------------------------- draining and estimates
+
+    def _refuse_waiting(self) -> None:
+        self._queue.refuse_waiting(self._why_refused)
+        self._check_drained()
+
+    def _why_refused(self) -> SinkAway | Closed:
+        return self.away() or Closed()
+
+    def _check_drained(self) -> None:
+        if self._drained is not None and not self._queue.pending_submissions:
+            self._drained.set()
+
+    def _backlog_seconds(self) -> float:
+        """When what is pending should be written, from the measured drain rate; 1 s while there is no measurement."""
+        rate = self._rate.per_second() * len(self._slots)
+        return self._queue.pending_rows / rate if rate else 1.0
+
+
+class _DrainRate:
+    """Rows that one busy slot writes per second, as a moving average over about ten seconds of writing."""
+
+    _WINDOW_SECONDS = 10.0
+
+    def __init__(self) -> None:
+        self._rows = 0.0
+        self._seconds = 0.0
+
+    def add(self, rows: int, seconds: float) -> None:
+        self._rows += rows
+        self._seconds += seconds
+        if self._seconds > self._WINDOW_SECONDS:
+            self._rows /= 2
+            self._seconds /= 2
+
+    def per_second(self) -> float:
+        return self._rows / self._seconds if self._seconds else 0.0

@@ -1,0 +1,54 @@
+"""Why a submission has no result. All but `OutcomeUnknown` mean: nothing of it was stored."""
+
+from __future__ import annotations
+
+
+class NotQueued(Exception):
+    """The submission was refused or taken out of the queue; nothing of it was stored."""
+
+
+class QueueFull(NotQueued):
+    """The limits on what may wait are reached. `retry_seconds` is when the backlog should be gone."""
+
+    def __init__(self, retry_seconds: float) -> None:
+        super().__init__("the queue is full")
+        self.retry_seconds = retry_seconds
+
+
+class TooLarge(NotQueued):
+    """The submission alone exceeds what may ever wait, so trying again cannot help."""
+
+    def __init__(self, what: str, limit: int) -> None:
+        super().__init__(f"more than {limit} {what} in one submission")
+        self.what = what
+        self.limit = limit
+
+
+class SinkAway(NotQueued):
+    """No flush slot can write at the moment. `retry_seconds` is when the next attempt is due."""
+
+    def __init__(self, retry_seconds: float, reason: BaseException) -> None:
+        super().__init__(str(reason))
+        self.retry_seconds = retry_seconds
+        self.reason = reason
+
+
+class DeadlinePassed(NotQueued):
+    """The submission's deadline passed while it waited in the queue."""
+
+    def __init__(self) -> None:
+        super().__init__("the deadline passed before the rows could be written")
+
+
+class Closed(NotQueued):
+    """The batcher is stopping and takes nothing new."""
+
+    def __init__(self) -> None:
+        super().__init__("the service is stopping")
+
+
+class OutcomeUnknown(Exception):
+    """The flush was cut short; the rows may or may not be stored."""
+
+    def __init__(self) -> None:
+        super().__init__("the write was cut short: the rows may or may not be stored")

@@ -1,0 +1,282 @@
+"""The queue: what waits, in which lane, and what the next batch is. Pure decisions: no I/O, no clock, no `await`.
+
+Owns the limits, the fairness between lanes and the rule that each submission is answered exactly once. Must not know
+who flushes or when; `batcher.py` asks for batches and reports how they ended.
+"""
+
+from __future__ import annotations
+
+import enum
+import itertools
+import logging
+from collections import deque
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from batching.errors import Closed, DeadlinePassed, NotQueued, OutcomeUnknown, QueueFull, TooLarge
+
+logger = logging.getLogger(__name__)
+
+Outcome: TypeAlias = object
+"""What became of one submission: an `Exception` instance of its own means it was not stored and why; anything else
+(usually `None`) is the result of a write that is committed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one batch may hold and what may be pending (waiting or being written). Rows are counted, bytes are payload.
+
+    A submission that is larger than a batch is written alone; one larger than what may be pending is refused.
+    """
+
+    batch_rows_max: int = 10_000
+    batch_bytes_max: int = 4 * 1024 * 1024
+    pending_rows_max: int = 200_000
+    pending_bytes_max: int = 256 * 1024 * 1024
+
+
+class State(enum.Enum):
+    """Where a submission is. It only moves down this list, except that a batch that could not be written goes back."""
+
+    NEW = enum.auto()
+    WAITING = enum.auto()
+    IN_BATCH = enum.auto()
+    ANSWERED = enum.auto()
+
+
+class Submission:
+    """Some rows that are stored together or not at all, and whom to tell.
+
+    `payload` is opaque, `rows` is how many rows it holds, `deadline` is in seconds on the batcher's clock. `answer` is
+    called exactly once with the outcome, from the event loop, and must not block; it is never called if the submission
+    was refused by `put` or withdrawn.
+    """
+
+    __slots__ = ("answer", "deadline", "payload", "rows", "state", "waiting_in")
+
+    def __init__(self, payload: bytes, rows: int, deadline: float, answer: Callable[[Outcome], None]) -> None:
+        self.payload = payload
+        self.rows = rows
+        self.deadline = deadline
+        self.answer = answer
+        self.state = State.NEW
+        self.waiting_in: Lane | None = None
+
+
+class Lane:
+    """The submissions that may share a batch, in order of arrival."""
+
+    __slots__ = ("key", "rows", "size", "waiting")
+
+    def __init__(self, key: Hashable) -> None:
+        self.key = key
+        self.rows = 0
+        self.size = 0
+        # A dict as an ordered set: withdrawing from the middle leaves no tombstones for a hostile client to pile up.
+        self.waiting: dict[Submission, None] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Submissions of one lane that are written together. `size` is the bytes of their payloads."""
+
+    lane: Hashable
+    submissions: Sequence[Submission]
+    rows: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """What is pending at this moment. `waiting_*` is in the queue, `pending_*` also counts what is being written."""
+
+    lanes: int
+    waiting_submissions: int
+    waiting_rows: int
+    waiting_bytes: int
+    pending_submissions: int
+    pending_rows: int
+    pending_bytes: int
+
+
+class Queue:
+    """Lanes of submissions within limits. Not thread-safe: it belongs to one event loop."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.closed = False
+        self.pending_submissions = 0
+        self.pending_rows = 0
+        self.pending_bytes = 0
+        self._lanes: dict[Hashable, Lane] = {}
+        self._turns: deque[Lane] = deque()  # each lane with waiting rows, once; the leftmost is served next
+
+    def __len__(self) -> int:
+        """How many lanes have something that waits for a batch."""
+        return len(self._turns)
+
+    def put(self, key: Hashable, submission: Submission) -> None:
+        """Let a submission wait in lane `key`.
+
+        Raises `Closed`, `TooLarge`, or `QueueFull` with `retry_seconds` 0 (the queue has no clock; the batcher knows).
+        """
+        limits = self.limits
+        size = len(submission.payload)
+        rows = submission.rows
+        if self.closed:
+            raise Closed
+        if self.pending_rows + rows > limits.pending_rows_max or self.pending_bytes + size > limits.pending_bytes_max:
+            if rows > limits.pending_rows_max:
+                raise TooLarge("rows", limits.pending_rows_max)
+            if size > limits.pending_bytes_max:
+                raise TooLarge("bytes", limits.pending_bytes_max)
+            raise QueueFull(retry_seconds=0)
+        lane = self._lanes.get(key)
+        if lane is None:
+            lane = self._lanes[key] = Lane(key)
+            self._turns.append(lane)
+        lane.waiting[submission] = None
+        lane.rows += rows
+        lane.size += size
+        submission.state = State.WAITING
+        submission.waiting_in = lane
+        self.pending_submissions += 1
+        self.pending_rows += rows
+        self.pending_bytes += size
+
+    def take(self) -> Batch | None:
+        """The next batch: the oldest submissions of the lane whose turn it is, or None if nothing waits.
+
+        A lane that has more than fits keeps its rest and goes behind all others.
+        """
+        if not self._turns:
+            return None
+        lane = self._turns.popleft()
+        limits = self.limits
+        if lane.rows <= limits.batch_rows_max and lane.size <= limits.batch_bytes_max:
+            del self._lanes[lane.key]
+            batch = Batch(lane.key, tuple(lane.waiting), lane.rows, lane.size)
+        else:
+            batch = self._take_head(lane)
+        for submission in batch.submissions:
+            submission.state = State.IN_BATCH
+            submission.waiting_in = None
+        return batch
+
+    def _take_head(self, lane: Lane) -> Batch:
+        """As many of the oldest submissions as fit into one batch, at least one."""
+        taken: list[Submission] = []
+        rows = size = 0
+        for submission in lane.waiting:
+            rows_with, size_with = rows + submission.rows, size + len(submission.payload)
+            if taken and (rows_with > self.limits.batch_rows_max or size_with > self.limits.batch_bytes_max):
+                break
+            taken.append(submission)
+            rows, size = rows_with, size_with
+        for submission in taken:
+            del lane.waiting[submission]
+        lane.rows -= rows
+        lane.size -= size
+        if lane.waiting:
+            # A dict that is emptied from the front keeps its holes; a copy drops them before they slow the next scan.
+            lane.waiting = dict(lane.waiting)
+            self._turns.append(lane)
+        else:
+            del self._lanes[lane.key]
+        return Batch(lane.key, tuple(taken), rows, size)
+
+    def give_back(self, batch: Batch) -> None:
+        """Nothing of the batch was stored: its submissions wait again, at the head of their lane.
+
+        The lane goes behind all others, so that one that cannot be written does not hold up the rest.
+        """
+        lane = self._lanes.get(batch.lane)
+        if lane is None:
+            lane = self._lanes[batch.lane] = Lane(batch.lane)
+            self._turns.append(lane)
+        lane.waiting = dict.fromkeys(itertools.chain(batch.submissions, lane.waiting))
+        lane.rows += batch.rows
+        lane.size += batch.size
+        for submission in batch.submissions:
+            submission.state = State.WAITING
+            submission.waiting_in = lane
+
+    def settle(self, batch: Batch, outcomes: Sequence[Outcome]) -> None:
+        """The batch ended: tell each of its submissions its own outcome (one each, in the batch's order)."""
+        if len(outcomes) != len(batch.submissions):
+            # A bug of the sink. Somebody waits for each submission, so each is told what is known: nothing.
+            logger.error("a sink gave %d outcomes for %d submissions", len(outcomes), len(batch.submissions))
+            outcomes = [OutcomeUnknown() for _ in batch.submissions]
+        for submission, outcome in zip(batch.submissions, outcomes, strict=True):
+            self._answer(submission, outcome)
+
+    def withdraw(self, submission: Submission) -> bool:
+        """Take a submission out because nobody waits for its answer any more.
+
+        True: it had not been given to a sink and will not be written. False: too late, its flush has begun or ended.
+        """
+        if submission.state is not State.WAITING:
+            return False
+        self._leave_lane(submission)
+        submission.state = State.ANSWERED
+        self._forget(submission)
+        return True
+
+    def expire(self, now: float) -> int:
+        """Answer `DeadlinePassed` to every waiting submission whose deadline is not after `now`; how many there were."""
+        late = [s for lane in self._turns for s in lane.waiting if s.deadline <= now]
+        self._refuse(late, DeadlinePassed)
+        return len(late)
+
+    def refuse_waiting(self, reason: Callable[[], NotQueued]) -> int:
+        """Answer an exception of its own, made by `reason`, to everything that waits; how many there were."""
+        waiting = [s for lane in self._turns for s in lane.waiting]
+        self._refuse(waiting, reason)
+        return len(waiting)
+
+    def statistics(self) -> Statistics:
+        """What is pending at this moment."""
+        return Statistics(
+            lanes=len(self._lanes),
+            waiting_submissions=sum(len(lane.waiting) for lane in self._turns),
+            waiting_rows=sum(lane.rows for lane in self._turns),
+            waiting_bytes=sum(lane.size for lane in self._turns),
+            pending_submissions=self.pending_submissions,
+            pending_rows=self.pending_rows,
+            pending_bytes=self.pending_bytes,
+        )
+
+    def _refuse(self, submissions: Sequence[Submission], reason: Callable[[], NotQueued]) -> None:
+        for submission in submissions:
+            # An answer may withdraw others, so look again before taking each one out.
+            if submission.state is State.WAITING:
+                self._leave_lane(submission)
+                self._answer(submission, reason())
+
+    def _leave_lane(self, submission: Submission) -> None:
+        lane = submission.waiting_in
+        assert lane is not None, "a waiting submission is in a lane"  # noqa: S101 - an invariant, for the type checker too
+        del lane.waiting[submission]
+        lane.rows -= submission.rows
+        lane.size -= len(submission.payload)
+        submission.waiting_in = None
+        if not lane.waiting:
+            del self._lanes[lane.key]
+            self._turns.remove(lane)
+
+    def _answer(self, submission: Submission, outcome: Outcome) -> None:
+        if submission.state is State.ANSWERED:
+            return
+        submission.state = State.ANSWERED
+        self._forget(submission)
+        try:
+            submission.answer(outcome)
+        except Exception:
+            logger.exception("an answer callback failed; the other submissions are answered all the same")
+
+    def _forget(self, submission: Submission) -> None:
+        self.pending_submissions -= 1
+        self.pending_rows -= submission.rows
+        self.pending_bytes -= len(submission.payload)
+        submission.payload = b""  # whoever still holds the submission does not hold its memory

@@ -1,0 +1,300 @@
+"""The FastAPI lane: the app for any ASGI server. Requests become `ingest` plans, outcomes become responses.
+
+Owns routes and the reading of bodies within their limits. Must not know how rows are written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import msgspec
+from fastapi import FastAPI
+from fastapi import Request as HttpRequest
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from batching import Submission
+from service import metrics
+from service.ingest import Request, Write, accepted, is_miss, stored
+from service.lifespan import Service, running
+from service.problems import (
+    JSON,
+    Answer,
+    Problem,
+    Refused,
+    body_late,
+    body_too_large,
+    internal,
+    is_expected,
+    problem_of,
+    refusal,
+)
+from service.settings import Settings
+from sql import Fault, Rejected
+
+logger = logging.getLogger(__name__)
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The app; its settings come from the environment unless they are given."""
+    settings = settings or Settings()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with running(settings) as service:
+            app.state.service = service
+            yield
+
+    app = FastAPI(title="Headrace", summary="Brings rows to PostgreSQL.", lifespan=lifespan, redirect_slashes=False)
+    app.add_exception_handler(HTTPException, _http_problem)
+    app.add_exception_handler(RequestValidationError, _http_problem)
+    app.add_exception_handler(Exception, _http_problem)
+    app.add_api_route("/livez", livez, methods=["GET"], summary="Whether the process serves at all")
+    app.add_api_route("/readyz", readyz, methods=["GET"], summary="Whether rows can be written now, and if not, why")
+    app.add_api_route("/metrics", metrics_text, methods=["GET"], summary="Numbers for Prometheus")
+    app.add_api_route(
+        f"{settings.prefix}/{{table}}",
+        post_rows,
+        methods=["POST"],
+        status_code=201,
+        summary="Store rows; answered after the commit that holds them",
+        openapi_extra=_POST_ROWS_OPENAPI,
+    )
+    return app
+
+
+# -------------------------------------------------------------------- routes
+
+
+async def livez() -> Response:
+    """200 as long as the process serves."""
+    return Response(b'{"status":"alive"}', media_type=JSON)
+
+
+async def readyz(http: HttpRequest) -> Response:
+    """200 if rows can be written now; 503 with the reason if not."""
+    service = _service(http)
+    away = service.batcher.away()
+    problem = str(away.reason) if away is not None else service.watch.problem
+    draining = service.batcher.closed
+    pending = service.batcher.statistics()
+    body = {
+        "status": "draining" if draining else "ready" if problem is None else "unavailable",
+        "database": "up" if problem is None else problem,
+        "pending_rows": pending.pending_rows,
+        "pending_bytes": pending.pending_bytes,
+    }
+    return Response(msgspec.json.encode(body), 503 if draining or problem else 200, media_type=JSON)
+
+
+async def metrics_text(http: HttpRequest) -> Response:
+    """All metrics in Prometheus' text format."""
+    return Response(_service(http).metrics.text(), headers={"content-type": metrics.CONTENT_TYPE})
+
+
+async def post_rows(http: HttpRequest) -> Response:
+    """Store the rows of the body in a table. The body is a JSON object, a JSON array of objects, or NDJSON."""
+    service = _service(http)
+    rows = 0
+    try:
+        write = await _read(service, http)
+        rows = write.rows
+        answer = await _store(service, write)
+    except Exception as error:
+        problem = problem_of(error)
+        if not is_expected(error):
+            logger.error("a request failed in a way that was not foreseen", exc_info=error)
+        service.metrics.answered(problem.outcome, rows)
+        answer = problem.answer
+    return _response(answer)
+
+
+# -------------------------------------------------------------------- a request's way
+
+
+async def _read(service: Service, http: HttpRequest) -> Write:
+    """Read the body into rows. A name that the catalog does not have is looked up once more in a newer one."""
+    headers = http.headers
+    request = Request(
+        table=http.path_params["table"],
+        content_type=headers.get("content-type", ""),
+        prefer=",".join(headers.getlist("prefer")),
+        schema=headers.get("content-profile", ""),
+    )
+    body = _Body(http, service.settings)
+    try:
+        return await _encode(service, request, body)
+    except Rejected as error:
+        if not is_miss(error):
+            raise
+    await service.watch.after_miss()
+    return await _encode(service, request, body)
+
+
+async def _encode(service: Service, request: Request, body: _Body) -> Write:
+    plan = service.ingest.plan(request)
+    async for chunk in body:
+        plan.feed(chunk)
+    return plan.finish()
+
+
+class _Body:
+    """The chunks of a request's body, within the limits on its size and time. Can be gone through again."""
+
+    def __init__(self, http: HttpRequest, settings: Settings) -> None:
+        self._bytes_max = settings.body_bytes_max
+        self._seconds_max = settings.body_seconds_max
+        declared = http.headers.get("content-length", "")
+        self._declared = int(declared) if declared.isdigit() and len(declared) < 20 else 0
+        self._stream = http.stream()
+        self._chunks: list[bytes] = []
+        self._size = 0
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        if self._declared > self._bytes_max:
+            raise Refused(body_too_large(self._bytes_max))
+        for chunk in self._chunks:
+            yield chunk
+            await asyncio.sleep(0)  # others run between the pieces of a large body
+        deadline = asyncio.get_running_loop().time() + self._seconds_max
+        while True:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    chunk = await anext(self._stream, None)
+            except TimeoutError:
+                raise Refused(body_late(self._seconds_max)) from None
+            if chunk is None:
+                return
+            self._size += len(chunk)
+            if self._size > self._bytes_max:
+                raise Refused(body_too_large(self._bytes_max))
+            if chunk:
+                self._chunks.append(chunk)
+                yield chunk
+
+
+async def _store(service: Service, write: Write) -> Answer:
+    """Hand the rows to the batcher and wait for the commit, unless the client asked not to wait."""
+    preferences = write.preferences
+    if preferences.respond_async:
+        if write.rows:
+            deadline = service.batcher.clock() + write.wait_seconds
+            service.batcher.submit(
+                write.target, Submission(write.payload, write.rows, deadline, _Afterwards(service, write))
+            )
+        return accepted(preferences)
+    result: object = None
+    if write.rows:
+        result = await service.batcher.write(
+            write.target, write.payload, write.rows, timeout_seconds=write.wait_seconds
+        )
+    service.metrics.answered("committed", write.rows)
+    return stored(preferences, result)
+
+
+class _Afterwards:
+    """What becomes of rows that were answered with 202: nobody is left to tell but the log and the metrics."""
+
+    __slots__ = ("_rows", "_service", "_table")
+
+    def __init__(self, service: Service, write: Write) -> None:
+        self._service = service
+        self._table = write.target.table.identifier
+        self._rows = write.rows
+
+    def __call__(self, outcome: object) -> None:
+        if not isinstance(outcome, Exception):
+            self._service.metrics.answered("committed", self._rows)
+            return
+        problem = problem_of(outcome)
+        self._service.metrics.answered(problem.outcome, self._rows)
+        logger.error(
+            "%d rows for %s that were accepted with 202 could not be stored: %s %s",
+            self._rows,
+            self._table,
+            problem.fault.code,
+            problem.fault.message,
+        )
+
+
+# -------------------------------------------------------------------- answers
+
+
+def _service(http: HttpRequest) -> Service:
+    service: Service = http.app.state.service
+    return service
+
+
+def _response(answer: Answer) -> Response:
+    return Response(answer.body, answer.status, dict(answer.headers))
+
+
+async def _http_problem(http: HttpRequest, error: Exception) -> Response:
+    """The framework's own errors, in our form."""
+    if isinstance(error, HTTPException):
+        problem = _http_exception_problem(http, error)
+    elif isinstance(error, ClientDisconnect):
+        problem = refusal(400, "HR400", "The client went away")
+    else:
+        problem = internal()
+    return _response(problem.answer)
+
+
+def _http_exception_problem(http: HttpRequest, error: HTTPException) -> Problem:
+    headers = tuple((name.lower(), value) for name, value in (error.headers or {}).items())
+    match error.status_code:
+        case 404:
+            return refusal(404, "PGRST125", "Invalid path specified in request URL")
+        case 405:
+            fault = Fault("PGRST117", f"Unsupported HTTP method: {http.method}")
+            return Problem(405, fault, headers=headers)
+        case status:
+            return Problem(status, Fault(f"HR{status}", str(error.detail)), headers=headers)
+
+
+_ROW_EXAMPLE = {"device_id": "pump-7", "ts": "2026-11-21T10:00:00Z", "temperature": 21.5}
+
+_POST_ROWS_OPENAPI = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {
+                    "oneOf": [{"type": "object"}, {"type": "array", "items": {"type": "object"}}],
+                },
+                "example": _ROW_EXAMPLE,
+            },
+            "application/x-ndjson": {
+                "schema": {"type": "string"},
+                "example": msgspec.json.encode(_ROW_EXAMPLE).decode() + "\n",
+            },
+        },
+    },
+    "parameters": [
+        {
+            "name": "table",
+            "in": "path",
+            "required": True,
+            "schema": {"type": "string"},
+            "description": "A table or view of an exposed schema.",
+        },
+        {
+            "name": "Prefer",
+            "in": "header",
+            "schema": {"type": "string"},
+            "description": "`return=representation`: answer the stored rows. `respond-async`: answer 202 at once. "
+            "`wait=SECONDS`: the deadline.",
+        },
+        {
+            "name": "Content-Profile",
+            "in": "header",
+            "schema": {"type": "string"},
+            "description": "The schema, where it is not the first exposed one.",
+        },
+    ],
+}

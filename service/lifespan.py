@@ -1,0 +1,78 @@
+"""The wiring: the only place that constructs the parts of a running service and connects them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import anyio
+import anyio.to_thread
+
+from batching import Batcher, Retry
+from service.embedded import EmbeddedPostgres
+from service.ingest import Ingest
+from service.metrics import Metrics
+from sql import CatalogWatch, Slot
+
+if TYPE_CHECKING:
+    from service.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """The parts of a running service."""
+
+    settings: Settings
+    dsn: str
+    ingest: Ingest
+    batcher: Batcher
+    watch: CatalogWatch
+    metrics: Metrics
+
+    def stop_accepting(self) -> None:
+        """Begin to stop: refuse what is new, finish what was accepted. `/readyz` says so."""
+        self.batcher.close()
+
+
+@asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[Service]:
+    """Run a service. Without a DSN it comes with a PostgreSQL of its own, which stops with it.
+
+    A database that cannot be reached does not keep the service from starting; it says so and tries again.
+    """
+    async with _database(settings) as dsn:
+        metrics = Metrics()
+        retry = Retry(max_seconds=settings.retry_seconds_max)
+        ingest = Ingest(settings)
+        watch = CatalogWatch(dsn, settings.schemas, settings.timeouts, ingest.publish, retry.delay)
+        slots = [Slot(dsn, settings.timeouts, watch.reload) for _ in range(settings.flush_slots)]
+        batcher = Batcher(slots, settings.limits, retry=retry, observe=metrics.flushed)
+        metrics.watch(batcher)
+        service = Service(settings, dsn, ingest, batcher, watch, metrics)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(watch.run)
+            try:
+                async with batcher.running(drain_seconds=settings.drain_seconds_max):
+                    yield service
+            finally:
+                tasks.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def _database(settings: Settings) -> AsyncIterator[str]:
+    if settings.dsn is not None:
+        yield settings.dsn
+        return
+    embedded = await anyio.to_thread.run_sync(partial(EmbeddedPostgres.start, settings.data_dir))
+    try:
+        await embedded.create_demo_table()
+        yield embedded.dsn
+    finally:
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(embedded.stop)

@@ -1,0 +1,184 @@
+"""Problems: every answer that is not a success, and the one table of HTTP statuses.
+
+Owns which status and headers an error gets. The body is always `{"code", "message", "details", "hint"}`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import msgspec
+
+from batching import Closed, DeadlinePassed, QueueFull, SinkAway, TooLarge
+from batching import OutcomeUnknown as FlushCut
+from sql import CatalogMissing, Fault, OutcomeUnknown, Rejected, TableChanged, Unavailable
+
+JSON = "application/json; charset=utf-8"
+
+# SQLSTATE or its class → status, most specific first; whatever is not here is 400. As PostgREST has it:
+# https://docs.postgrest.org/en/stable/references/errors.html
+_STATUSES: dict[str, int] = {
+    "23503": 409,
+    "23505": 409,
+    "25006": 405,
+    "42501": 403,
+    "42883": 404,
+    "42P01": 404,
+    "42P17": 500,
+    "53400": 500,
+    "57P01": 503,
+    "P0001": 400,
+    "08": 503,
+    "09": 500,
+    "0L": 403,
+    "0P": 403,
+    "21": 500,
+    "25": 500,
+    "28": 403,
+    "2D": 500,
+    "38": 500,
+    "39": 500,
+    "3B": 500,
+    "40": 500,
+    "53": 503,
+    "54": 500,
+    "55": 500,
+    "57": 500,
+    "58": 500,
+    "F0": 500,
+    "HV": 500,
+    "P0": 500,
+    "XX": 500,
+    "PGRST000": 503,
+    "PGRST002": 503,
+    "PGRST106": 406,
+    "PGRST117": 405,
+    "PGRST125": 404,
+    "PGRST205": 404,
+}
+
+# Codes of our own.
+BODY_LATE = "HR408"
+TOO_LARGE = "HR413"
+QUEUE_FULL = "HR429"
+INTERNAL = "HR500"
+NOT_IN_TIME = "HR503"
+TABLE_CHANGED = "HR504"
+STOPPING = "HR505"
+UNKNOWN = "HR506"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One HTTP answer. Header names are lower case; Content-Length is left to whoever sends it."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...] = ()
+    body: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A refusal. `retry_seconds` becomes `Retry-After` (RFC 9110 section 10.2.3), rounded up to whole seconds."""
+
+    status: int
+    fault: Fault
+    retry_seconds: float | None = None
+    headers: tuple[tuple[str, str], ...] = field(default=())
+
+    @property
+    def outcome(self) -> str:
+        """The word for it in the metrics."""
+        if self.fault.code == UNKNOWN:
+            return "unknown"
+        if self.status in (429, 503):
+            return "shed"
+        return "rejected" if self.status < 500 else "failed"
+
+    @property
+    def answer(self) -> Answer:
+        """The problem as it goes to the client."""
+        fault = self.fault
+        body = msgspec.json.encode(
+            {"code": fault.code, "message": fault.message, "details": fault.details, "hint": fault.hint}
+        )
+        headers = [("content-type", JSON), ("proxy-status", f"headrace; error={fault.code}"), *self.headers]
+        if self.retry_seconds is not None:
+            headers.append(("retry-after", str(max(1, math.ceil(self.retry_seconds)))))
+        if fault.row is not None:
+            headers.append(("headrace-row", str(fault.row)))
+        if fault.column is not None and fault.column.isascii() and fault.column.isprintable():
+            headers.append(("headrace-column", fault.column))
+        return Answer(self.status, tuple(headers), body)
+
+
+class Refused(Exception):
+    """The request is answered with a problem; nothing of it was stored."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.fault.message)
+        self.problem = problem
+
+
+def refusal(status: int, code: str, message: str, *, hint: str | None = None) -> Problem:
+    """A problem of the HTTP layer."""
+    return Problem(status, Fault(code, message, hint=hint))
+
+
+def body_too_large(limit: int) -> Problem:
+    """A body over the limit."""
+    return refusal(413, TOO_LARGE, f"The request body is larger than {limit} bytes")
+
+
+def body_late(seconds: float) -> Problem:
+    """A body that did not arrive in time."""
+    return refusal(408, BODY_LATE, f"The request body did not arrive within {seconds:g} seconds")
+
+
+def internal() -> Problem:
+    """A bug of ours. What it was is in the log, not in the answer."""
+    return refusal(500, INTERNAL, "Internal error")
+
+
+def problem_of(error: BaseException) -> Problem:  # noqa: PLR0911 - a table with conditions
+    """What an error means to the client whose rows it concerns."""
+    match error:
+        case Refused(problem=problem):
+            return problem
+        case Rejected(fault=fault):
+            return Problem(_status(fault.code), fault)
+        case QueueFull(retry_seconds=seconds):
+            return Problem(429, Fault(QUEUE_FULL, "Too many rows are waiting to be written"), seconds)
+        case TooLarge(what=what, limit=limit):
+            return refusal(413, TOO_LARGE, f"More than {limit} {what} in one request")
+        case SinkAway(retry_seconds=seconds, reason=reason):
+            return Problem(503, Fault("PGRST000", "The database cannot be reached", str(reason)), seconds)
+        case TableChanged():
+            return Problem(503, Fault(TABLE_CHANGED, "The table was changed meanwhile; nothing was stored"), 0)
+        case Unavailable():
+            return Problem(503, Fault("PGRST000", "The database cannot be reached", str(error)), 1)
+        case CatalogMissing():
+            return Problem(503, Fault("PGRST002", "The tables are not known yet: the database cannot be reached"), 1)
+        case DeadlinePassed():
+            return Problem(503, Fault(NOT_IN_TIME, "The rows could not be written in time; nothing was stored"), 1)
+        case Closed():
+            return Problem(503, Fault(STOPPING, "The service is stopping; nothing was stored"), 1)
+        case OutcomeUnknown() | FlushCut():
+            # Deliberately without Retry-After: trying again may store the rows twice.
+            hint = "Look whether the rows are there before sending them again."
+            message = "The connection to the database was lost while committing: the rows may or may not be stored"
+            return refusal(503, UNKNOWN, message, hint=hint)
+        case _:
+            return internal()
+
+
+def is_expected(error: BaseException) -> bool:
+    """Whether `problem_of` has words for an error; what it has none for is a bug of ours."""
+    return problem_of(error).fault.code != INTERNAL
+
+
+def _status(code: str) -> int:
+    if code.startswith("PT") and code[2:].isdigit() and len(code) == 5 and 200 <= int(code[2:]) <= 599:
+        return int(code[2:])  # a trigger may choose the status: raise sqlstate 'PT402'
+    return _STATUSES.get(code) or _STATUSES.get(code[:2]) or 400

@@ -1,0 +1,93 @@
+"""The server that `headrace serve` runs: uvicorn, with our signals and our order of stopping.
+
+SIGTERM and SIGINT finish what was accepted and end with status 0 (uvicorn would end by the signal itself); SIGHUP reads
+the catalog again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import uvicorn
+
+from service.app import create_app
+from service.lifespan import Service, running
+
+if TYPE_CHECKING:
+    import socket
+    from types import FrameType
+
+    from service.settings import Settings
+
+
+class Server(uvicorn.Server):
+    """Runs the service of these settings. `started` is called with it and its URL once it listens."""
+
+    def __init__(
+        self, settings: Settings, started: Callable[[Service, str], None] = lambda _service, _url: None
+    ) -> None:
+        self._settings = settings
+        self._app = create_app(settings)
+        self._on_start = started
+        self._service: Service | None = None
+        super().__init__(
+            uvicorn.Config(
+                self._app,
+                host=settings.host,
+                port=settings.port,
+                loop="uvloop",
+                http="httptools",
+                ws="none",
+                lifespan="off",  # `_serve` runs the service itself, so that its errors are ours to word
+                log_config=None,
+                access_log=settings.access_log,
+                server_header=False,
+                # Requests get their answer within the drain time; the second more is for sending it.
+                timeout_graceful_shutdown=int(settings.drain_seconds_max) + 1,
+            )
+        )
+
+    @property
+    def url(self) -> str:
+        """Where it listens; known once it has started."""
+        host, port = self.servers[0].sockets[0].getsockname()[:2]
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    async def _serve(self, sockets: list[socket.socket] | None = None) -> None:
+        async with running(self._settings) as service:
+            self._service = self._app.state.service = service
+            await super()._serve(sockets)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, then say so."""
+        await super().startup(sockets)
+        if self._service is not None:
+            self._on_start(self._service, self.url)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Refuse what is new before the listening sockets close, then finish what was accepted."""
+        if self._service is not None:
+            self._service.stop_accepting()
+        await super().shutdown(sockets)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Handle signals while serving; restore the handlers, and do not raise the signals again, afterwards."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        handlers = {signal.SIGINT: self.handle_exit, signal.SIGTERM: self.handle_exit, signal.SIGHUP: self._reload}
+        before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _reload(self, _number: int, _frame: FrameType | None) -> None:
+        if self._service is not None:
+            self._service.watch.request_reload()

@@ -1,0 +1,90 @@
+"""Every setting: an environment variable `HEADRACE_…`, with its unit in the name. README.md has the same table.
+
+Owns defaults, bounds and what each setting means to the parts that take it. Must not know those parts' insides.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from batching import Limits
+from sql import Timeouts
+
+MIB = 1024 * 1024
+
+
+class Settings(BaseSettings):
+    """What an operator can decide. A value that makes no sense is refused at start, with the variable's name."""
+
+    model_config = SettingsConfigDict(env_prefix="HEADRACE_", frozen=True, extra="forbid", env_ignore_empty=True)
+
+    dsn: str | None = Field(
+        default=None,
+        description="The database, as a libpq URL: `postgresql://user:password@host:5432/name`. "
+        "Unset: the service starts a PostgreSQL of its own, with its data in `HEADRACE_DATA_DIR`.",
+    )
+    data_dir: Path = Field(
+        default=Path(".headrace"), description="Where the service's own PostgreSQL keeps its data (only without a DSN)."
+    )
+    host: str = Field(default="127.0.0.1", description="The address to listen on.")
+    port: int = Field(default=8000, ge=0, le=65535, description="The port to listen on; 0 picks a free one.")
+    schemas: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=("public",),
+        min_length=1,
+        description="The schemas whose tables can be written, separated by commas; the first is the default.",
+    )
+    prefix: str = Field(default="/rest/v1", description="The path before the table name; may be empty.")
+    flush_slots: PositiveInt = Field(default=2, le=64, description="Batches in flight at once, each on a connection.")
+    batch_rows_max: PositiveInt = Field(default=10_000, description="Rows in one batch; a larger request goes alone.")
+    batch_bytes_max: PositiveInt = Field(default=4 * MIB, description="Bytes of rows in one batch.")
+    pending_rows_max: PositiveInt = Field(
+        default=200_000, description="Rows that may wait or be on their way to the database; more are answered 429."
+    )
+    pending_bytes_max: PositiveInt = Field(default=256 * MIB, description="The same bound in bytes of rows.")
+    body_bytes_max: PositiveInt = Field(default=32 * MIB, description="The largest request body; more is answered 413.")
+    body_seconds_max: PositiveFloat = Field(
+        default=30.0, description="How long a request body may take to arrive; longer is answered 408."
+    )
+    request_seconds_max: PositiveFloat = Field(
+        default=10.0, description="A request whose rows have not begun to be written by then is answered 503."
+    )
+    connect_seconds_max: PositiveFloat = Field(default=5.0, description="How long connecting to the database may take.")
+    statement_seconds_max: PositiveFloat = Field(
+        default=20.0, description="How long the database may take to write one batch (`statement_timeout`)."
+    )
+    lock_seconds_max: PositiveFloat = Field(
+        default=5.0, description="How long a batch may wait for a lock in the database (`lock_timeout`)."
+    )
+    retry_seconds_max: PositiveFloat = Field(
+        default=2.0, description="The longest pause between two attempts to reach a database that is away."
+    )
+    drain_seconds_max: PositiveFloat = Field(
+        default=25.0, description="How long a stopping service gives the requests it has accepted."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="What is logged.")
+    access_log: bool = Field(default=False, description="Whether each request is logged.")
+
+    @field_validator("schemas", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
+
+    @field_validator("prefix")
+    @classmethod
+    def _normal_prefix(cls, value: str) -> str:
+        bare = value.strip("/")
+        return f"/{bare}" if bare else ""
+
+    @property
+    def limits(self) -> Limits:
+        """What the queue may hold."""
+        return Limits(self.batch_rows_max, self.batch_bytes_max, self.pending_rows_max, self.pending_bytes_max)
+
+    @property
+    def timeouts(self) -> Timeouts:
+        """How long the database may take."""
+        return Timeouts(self.connect_seconds_max, self.statement_seconds_max, self.lock_seconds_max)

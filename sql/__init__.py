@@ -1,0 +1,47 @@
+"""PostgreSQL: the catalog, the row codec, the ways to write, and what errors mean. Knows neither HTTP nor batching."""
+
+from sql.catalog import Catalog, Column, Key, Kind, Table, quote_identifier
+from sql.codec import CopyCodec, Encoded, LineReader, RecordCodec, is_array
+from sql.errors import (
+    CatalogMissing,
+    Fault,
+    OutcomeUnknown,
+    Rejected,
+    SqlError,
+    TableChanged,
+    Unavailable,
+    unknown_table,
+)
+from sql.slot import Rows, Slot, Timeouts
+from sql.target import Target, Targets, Way
+from sql.watch import CHANNEL, CatalogWatch
+
+__all__ = [
+    "CHANNEL",
+    "Catalog",
+    "CatalogMissing",
+    "CatalogWatch",
+    "Column",
+    "CopyCodec",
+    "Encoded",
+    "Fault",
+    "Key",
+    "Kind",
+    "LineReader",
+    "OutcomeUnknown",
+    "RecordCodec",
+    "Rejected",
+    "Rows",
+    "Slot",
+    "SqlError",
+    "Table",
+    "TableChanged",
+    "Target",
+    "Targets",
+    "Timeouts",
+    "Unavailable",
+    "Way",
+    "is_array",
+    "quote_identifier",
+    "unknown_table",
+]

@@ -1,0 +1,202 @@
+"""The catalog: what tables the exposed schemas have, and what a writer must know about each. Read by `catalog.sql`.
+
+Owns the judgement which way of writing a table takes. Must not know how rows arrive or how they are written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from importlib import resources
+from typing import TYPE_CHECKING
+
+import msgspec
+
+if TYPE_CHECKING:
+    import asyncpg
+
+CATALOG_SQL = (resources.files("sql") / "catalog.sql").read_text("utf-8")
+
+SERVER_VERSION_MIN = 130000
+"""PostgreSQL 13 is the oldest version that is tested; `server_version_num` notation."""
+
+COPY_DEFAULT_VERSION = 160000
+"""Since PostgreSQL 16, COPY has a marker for "take the column's default here"."""
+
+
+class Kind(Enum):
+    """How a JSON value becomes the text that the column's input function reads."""
+
+    TEXT = auto()  # a JSON string is the text, anything else is its JSON source
+    INTEGER = auto()
+    NUMBER = auto()  # keeps the digits of the source
+    BOOLEAN = auto()
+    JSON = auto()  # the JSON source, quotes included
+    ARRAY = auto()  # a JSON array becomes an array literal
+    COMPOSITE = auto()  # only json_to_recordset can read a JSON object into it
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column. `type` is as `format_type` writes it; `identity` is "always", "by default" or None."""
+
+    name: str
+    type: str
+    kind: Kind
+    not_null: bool
+    default: str | None
+    identity: str | None
+    generated: bool
+    delimiter: str = ","
+
+    @property
+    def required(self) -> bool:
+        """Whether a row without this column must fail."""
+        return self.not_null and self.default is None and self.identity is None and not self.generated
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A primary key or unique index over plain columns."""
+
+    name: str
+    columns: tuple[str, ...]
+    primary: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table or view that rows can be posted to."""
+
+    schema: str
+    name: str
+    columns: Mapping[str, Column]
+    keys: tuple[Key, ...] = ()
+    is_view: bool = False
+    insertable: bool = True
+    row_security: bool = False
+    insert_rules: bool = False
+    filtering_triggers: bool = False
+
+    @property
+    def identifier(self) -> str:
+        """The quoted, schema-qualified name for SQL."""
+        return f"{quote_identifier(self.schema)}.{quote_identifier(self.name)}"
+
+    @property
+    def primary_key(self) -> Key | None:
+        """The primary key, if the table has one."""
+        return next((key for key in self.keys if key.primary), None)
+
+    @property
+    def copyable(self) -> bool:
+        """Whether COPY can and may write to it: COPY knows no views, policies, rules, or JSON for composite types."""
+        return not (
+            self.is_view
+            or self.row_security
+            or self.insert_rules
+            or any(column.kind is Kind.COMPOSITE for column in self.columns.values())
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Catalog:
+    """All exposed tables at one moment. `server_version` is in `server_version_num` notation, as 160004 for 16.4."""
+
+    schemas: tuple[str, ...]
+    tables: Mapping[tuple[str, str], Table]
+    server_version: int = field(default=COPY_DEFAULT_VERSION)
+
+    @property
+    def copy_default(self) -> bool:
+        """Whether COPY can be told "the default here" row by row."""
+        return self.server_version >= COPY_DEFAULT_VERSION
+
+
+class _ColumnRow(msgspec.Struct):
+    """A column as `catalog.sql` reports it."""
+
+    name: str
+    type: str
+    base: str
+    category: str
+    element_category: str | None
+    delimiter: str | None
+    not_null: bool
+    default: str | None
+    identity: str
+    generated: bool
+
+
+class _KeyRow(msgspec.Struct):
+    """A key as `catalog.sql` reports it; `columns` is null for one over no plain column."""
+
+    name: str
+    primary: bool
+    columns: list[str] | None
+
+
+_columns_decoder = msgspec.json.Decoder(list[_ColumnRow])
+_keys_decoder = msgspec.json.Decoder(list[_KeyRow])
+
+_IDENTITIES = {"a": "always", "d": "by default"}
+
+
+async def load(connection: asyncpg.Connection[asyncpg.Record], schemas: Sequence[str]) -> Catalog:
+    """Read the tables of `schemas` (the first is the default one). Raises what asyncpg raises."""
+    # fetch() would keep a prepared statement; this runs seldom and its plan is not worth the server's memory.
+    records = await connection.fetch(CATALOG_SQL, list(schemas))
+    version = int(await connection.fetchval("select current_setting('server_version_num')"))
+    tables = {(r["schema"], r["name"]): _table(r) for r in records}
+    return Catalog(tuple(schemas), tables, version)
+
+
+def quote_identifier(name: str) -> str:
+    """A name as SQL writes it whatever it contains."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _table(record: asyncpg.Record) -> Table:
+    is_view = record["kind"] == "v"
+    columns = {row.name: _column(row) for row in _columns_decoder.decode(record["columns"])}
+    keys = tuple(
+        Key(row.name, tuple(row.columns), row.primary)
+        for row in _keys_decoder.decode(record["keys"])
+        if row.columns is not None
+    )
+    return Table(
+        schema=record["schema"],
+        name=record["name"],
+        columns=columns,
+        keys=keys,
+        is_view=is_view,
+        insertable=record["insertable"],
+        row_security=record["row_security"],
+        insert_rules=record["insert_rules"] and not is_view,
+        filtering_triggers=record["filtering_triggers"],
+    )
+
+
+def _column(row: _ColumnRow) -> Column:
+    return Column(
+        name=row.name,
+        type=row.type,
+        kind=_kind(row),
+        not_null=row.not_null,
+        default=row.default,
+        identity=_IDENTITIES.get(row.identity),
+        generated=row.generated,
+        delimiter=row.delimiter or ",",
+    )
+
+
+def _kind(row: _ColumnRow) -> Kind:
+    """From the type at the end of a chain of domains and its category (pg_type.typcategory)."""
+    if row.base in ("json", "jsonb"):
+        return Kind.JSON
+    if row.base in ("int2", "int4", "int8"):
+        return Kind.INTEGER
+    if row.category == "C" or row.element_category == "C":
+        return Kind.COMPOSITE
+    return {"A": Kind.ARRAY, "B": Kind.BOOLEAN, "N": Kind.NUMBER}.get(row.category, Kind.TEXT)

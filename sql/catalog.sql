@@ -1,0 +1,62 @@
+-- The tables and views of the exposed schemas ($1), one row each, columns and keys as JSON.
+-- Needs PostgreSQL 13 or newer and no right beyond reading the system catalogs.
+with recursive domain_base as (  -- every type with the type that a chain of domains ends in
+    select t.oid, t.oid as base from pg_type t where t.typtype <> 'd'
+    union all
+    select t.oid, b.base from pg_type t join domain_base b on t.typbasetype = b.oid where t.typtype = 'd'
+),
+relation as (
+    select c.oid, n.nspname, c.relname, c.relkind
+      from pg_class c join pg_namespace n on n.oid = c.relnamespace
+     where n.nspname = any ($1::text[]) and c.relkind in ('r', 'p', 'f', 'v')
+)
+select
+    r.nspname as schema,
+    r.relname as name,
+    r.relkind::text as kind,
+    row_security_active(r.oid) as row_security,
+    pg_relation_is_updatable(r.oid, true) & 8 = 8 as insertable,
+    exists (select from pg_rewrite w where w.ev_class = r.oid and w.ev_type = '3') as insert_rules,
+    exists (  -- BEFORE or INSTEAD OF row triggers on INSERT may drop or replace rows (pg_trigger.tgtype bits)
+        select from pg_trigger g
+         where g.tgrelid = r.oid and not g.tgisinternal and g.tgenabled <> 'D'
+           and g.tgtype & 1 = 1 and g.tgtype & 4 = 4 and g.tgtype & (2 | 64) <> 0
+    ) as filtering_triggers,
+    (
+        select coalesce(json_agg(json_build_object(
+            'name', a.attname,
+            'type', format_type(a.atttypid, a.atttypmod),
+            'base', base.typname,
+            'category', base.typcategory,
+            'element_category', element.typcategory,
+            'delimiter', element.typdelim,
+            'not_null', a.attnotnull,
+            'default', pg_get_expr(d.adbin, d.adrelid),
+            'identity', a.attidentity,
+            'generated', a.attgenerated <> ''
+        ) order by a.attnum), '[]')
+          from pg_attribute a
+          join domain_base b on b.oid = a.atttypid
+          join pg_type base on base.oid = b.base
+          left join domain_base eb on eb.oid = base.typelem and base.typcategory = 'A'
+          left join pg_type element on element.oid = eb.base
+          left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
+         where a.attrelid = r.oid and a.attnum > 0 and not a.attisdropped
+    )::text as columns,
+    (
+        select coalesce(json_agg(json_build_object(
+            'name', k.relname,
+            'primary', i.indisprimary,
+            'columns', (
+                select json_agg(a.attname order by p.position)
+                  from unnest(i.indkey::int2[]) with ordinality as p (attnum, position)
+                  join pg_attribute a on a.attrelid = i.indrelid and a.attnum = p.attnum
+                 where p.position <= i.indnkeyatts
+            )
+        ) order by i.indisprimary desc, k.relname), '[]')
+          from pg_index i join pg_class k on k.oid = i.indexrelid
+         where i.indrelid = r.oid and i.indisunique and i.indisvalid and i.indpred is null
+           and i.indexprs is null
+    )::text as keys
+  from relation r
+ order by array_position($1::text[], r.nspname::text), r.relname

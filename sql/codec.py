@@ -1,0 +1,319 @@
+"""The row codec: a request's body → rows as a payload for COPY, or as JSON for the recordset statement.
+
+Owns what a body may look like and which columns its rows have. Must not know HTTP, batches or connections: bytes in,
+`Encoded` out, `Rejected` with the dialect's words for whatever is wrong with the sender's rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import msgspec
+from msgspec import Raw, Struct
+
+from sql.catalog import Catalog, Table
+from sql.errors import Fault, Rejected, unknown_column
+from sql.shape import Shape
+from sql.values import DEFAULT
+
+_COMPILE_AFTER_ROWS = 8
+"""Generating a decoder costs about 0.5 ms, as much as 200 rows the slow way; not worth it for a stray set of keys."""
+
+_SHAPES_MAX = 256
+"""Sets of columns remembered per table; a producer with random keys must not grow memory."""
+
+_decode_row = msgspec.json.Decoder(dict[str, Raw]).decode
+_decode_rows = msgspec.json.Decoder(list[dict[str, Raw]]).decode
+_decode_elements = msgspec.json.Decoder(list[Raw]).decode
+
+_MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for bytes that are no (acceptable) JSON, `ValidationError` included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Rows that are ready to be written: their columns in the table's order, the payload, and how many there are.
+
+    The payload is COPY text (from a `CopyCodec`) or JSON objects joined by commas (from a `RecordCodec`).
+    """
+
+    columns: tuple[str, ...]
+    payload: bytes
+    rows: int
+
+
+NO_ROWS = Encoded((), b"", 0)
+
+
+def is_array(body: bytes) -> bool:
+    """Whether a JSON body is an array: its first character that is not white space says so."""
+    return body[:1] == b"[" or body.lstrip(b" \t\r\n")[:1] == b"["
+
+
+def malformed() -> Rejected:
+    """The dialect's answer to a body that is no JSON of the right kind."""
+    return Rejected(Fault("PGRST102", "Empty or invalid json"))
+
+
+def keys_differ() -> Rejected:
+    """The dialect's answer to an array whose elements are not objects with the same keys."""
+    return Rejected(Fault("PGRST102", "All object keys must match"))
+
+
+class _Columns:
+    """The sets of keys that rows of one table came with, checked once each."""
+
+    def __init__(self, table: Table) -> None:
+        self.table = table
+        self._shapes: dict[frozenset[str], Shape] = {}
+
+    def shape_of(self, keys: Iterable[str]) -> Shape:
+        """The shape with these keys. Raises `Rejected` for one that is no column or takes no values."""
+        key_set = frozenset(keys)
+        shape = self._shapes.get(key_set)
+        if shape is None:
+            unknown = key_set.difference(self.table.columns)
+            if unknown:
+                raise unknown_column(self.table.name, min(unknown))
+            shape = Shape(self.table, [name for name in self.table.columns if name in key_set])
+            if len(self._shapes) >= _SHAPES_MAX:
+                del self._shapes[next(iter(self._shapes))]
+            self._shapes[key_set] = shape
+        return shape
+
+
+class CopyCodec:
+    """Bodies → COPY text for one table. Remembers the shape used last and tries it first."""
+
+    def __init__(self, table: Table, catalog: Catalog) -> None:
+        self._columns = _Columns(table)
+        self._copy_default = catalog.copy_default
+        self._last: Shape | None = None  # a compiled one
+
+    def one(self, body: bytes) -> Encoded:
+        """A JSON object. Raises `Rejected`."""
+        shape = self._last
+        if shape is not None:
+            try:
+                line = shape.line_function(body)(shape.decode_row(body))
+            except (*_MALFORMED, Rejected):
+                pass  # it may have other keys; the slow way finds out, or what is wrong
+            else:
+                if line is not None:
+                    return Encoded(shape.columns, line.encode(), 1)
+        shape, line = self._row(body)
+        return Encoded(shape.columns, line.encode(), 1)
+
+    def array(self, body: bytes) -> Encoded:
+        """A JSON array of objects that all have the same keys. Raises `Rejected`, with the row where there is one."""
+        if self._last is not None:
+            try:
+                rows = self._last.decode_rows(body)
+            except _MALFORMED:
+                pass
+            else:
+                text = _lines(self._last, rows, body)
+                if text is not None:
+                    return Encoded(self._last.columns, text.encode(), len(rows)) if rows else NO_ROWS
+        try:
+            values = _decode_rows(body)
+        except msgspec.ValidationError:
+            raise keys_differ() from None
+        except _MALFORMED:
+            raise malformed() from None
+        if not values:
+            return NO_ROWS
+        shape = self._columns.shape_of(values[0])
+        lines = []
+        for number, row in enumerate(values, 1):
+            if row.keys() != values[0].keys():
+                raise keys_differ()
+            lines.append(_located(shape, row, number))
+        self._saw(shape, len(values))
+        return Encoded(shape.columns, "".join(lines).encode(), len(values))
+
+    def lines(self) -> LineReader:
+        """A reader for newline-delimited JSON."""
+        return LineReader(self)
+
+    # ---------------------------------------------------------------- for the line reader
+
+    def slice(self, data: bytes) -> tuple[Shape, str, int] | None:
+        """Whole lines of which all have the shape used last: (shape, COPY text, rows). None: go line by line."""
+        shape = self._last
+        if shape is None:
+            return None
+        try:
+            rows = shape.decode_lines(data)
+        except _MALFORMED:
+            return None
+        # msgspec also takes values that share a line or span several; then rows would not be numbered by line.
+        if len(rows) != data.count(b"\n"):
+            return None
+        text = _lines(shape, rows, data)
+        return None if text is None else (shape, text, len(rows))
+
+    def row_of(self, line: bytes, number: int) -> tuple[Shape, str]:
+        """One line, the slow way. Raises `Rejected` naming row `number`."""
+        try:
+            return self._row(line)
+        except Rejected as error:
+            raise Rejected(error.fault.at(number)) from None
+
+    def union(self, segments: list[tuple[Shape, list[str], int]]) -> Encoded:
+        """Rows with different keys: all columns that occur, with the marker for DEFAULT where a row has none."""
+        if not self._copy_default:
+            raise Rejected(
+                Fault("PGRST102", "All object keys must match", hint="Rows with different keys need PostgreSQL 16.")
+            )
+        shape = self._columns.shape_of(name for segment, _, _ in segments for name in segment.columns)
+        lines: list[str] = []
+        for segment, texts, rows in segments:
+            places = [segment.columns.index(name) if name in segment.columns else None for name in shape.columns]
+            # Tabs and line ends inside values are escaped, so splitting finds the fields. A row without any field is
+            # an empty line.
+            for line in "".join(texts).split("\n")[:rows]:
+                fields = line.split("\t")
+                lines.append("\t".join([DEFAULT if place is None else fields[place] for place in places]))
+        lines.append("")
+        return Encoded(shape.columns, "\n".join(lines).encode(), len(lines) - 1)
+
+    def _row(self, body: bytes) -> tuple[Shape, str]:
+        try:
+            values = _decode_row(body)
+        except _MALFORMED:
+            raise malformed() from None
+        shape = self._columns.shape_of(values)
+        line = _line(shape, values)
+        self._saw(shape, 1)
+        return shape, line
+
+    def _saw(self, shape: Shape, rows: int) -> None:
+        shape.rows_seen += rows
+        if shape.rows_seen >= _COMPILE_AFTER_ROWS and shape.compilable and shape.columns:
+            self._last = shape
+
+
+class LineReader:
+    """Newline-delimited JSON, fed in chunks cut anywhere, as COPY text. Blank lines are skipped, CRLF is fine.
+
+    Rows may have different keys where the database can be told "the default here" (PostgreSQL 16). Holds the encoded
+    rows and at most one unfinished line of the source. Raises `Rejected` naming the row, from `feed` and `finish`.
+    """
+
+    def __init__(self, codec: CopyCodec) -> None:
+        self._codec = codec
+        self._rest: list[bytes] = []  # pieces of an unfinished line; joining them one by one would be quadratic
+        self._rows = 0
+        self._segments: list[tuple[Shape, list[str], int]] = []  # runs of rows with the same shape
+
+    def feed(self, chunk: bytes) -> None:
+        """Encode the lines that this chunk completes."""
+        end = chunk.rfind(b"\n") + 1
+        if not end:
+            self._rest.append(chunk)
+            return
+        self._take(b"".join([*self._rest, chunk[:end]]))
+        self._rest = [chunk[end:]] if end < len(chunk) else []
+
+    def finish(self) -> Encoded:
+        """Encode a last line without a line end and return all rows."""
+        self._take(b"".join([*self._rest, b"\n"]))
+        self._rest = []
+        segments = self._segments
+        if not segments:
+            return NO_ROWS
+        if all(shape is segments[0][0] for shape, _, _ in segments):
+            texts = [text for _, run, _ in segments for text in run]
+            return Encoded(segments[0][0].columns, "".join(texts).encode(), self._rows)
+        return self._codec.union(segments)
+
+    def _take(self, data: bytes) -> None:
+        """Whole lines."""
+        fast = self._codec.slice(data)
+        if fast is not None:
+            self._add(*fast)
+            return
+        for line in data.split(b"\n"):
+            if line and not line.isspace():
+                self._add(*self._codec.row_of(line, self._rows + 1), 1)
+
+    def _add(self, shape: Shape, text: str, rows: int) -> None:
+        if not rows:
+            return
+        self._rows += rows
+        if self._segments and self._segments[-1][0] is shape:
+            last_shape, texts, last_rows = self._segments[-1]
+            texts.append(text)
+            self._segments[-1] = (last_shape, texts, last_rows + rows)
+        else:
+            self._segments.append((shape, [text], rows))
+
+
+class RecordCodec:
+    """Bodies → JSON objects for `json_to_recordset`: the rows stay as they came, only their keys are looked at."""
+
+    def __init__(self, table: Table) -> None:
+        self._columns = _Columns(table)
+
+    def one(self, body: bytes) -> Encoded:
+        """A JSON object. Raises `Rejected`."""
+        return self._rows([_keys(body, 1)], body.strip())
+
+    def array(self, body: bytes) -> Encoded:
+        """A JSON array of objects that all have the same keys. Raises `Rejected`."""
+        try:
+            rows = _decode_rows(body)
+        except msgspec.ValidationError:
+            raise keys_differ() from None
+        except _MALFORMED:
+            raise malformed() from None
+        return self._rows([row.keys() for row in rows], body.strip()[1:-1])
+
+    def lines(self, body: bytes) -> Encoded:
+        """Newline-delimited JSON objects that all have the same keys. Raises `Rejected`."""
+        lines = [line for line in body.split(b"\n") if line and not line.isspace()]
+        return self._rows([_keys(line, number) for number, line in enumerate(lines, 1)], b",".join(lines))
+
+    def _rows(self, keys: list[Iterable[str]], payload: bytes) -> Encoded:
+        if not keys:
+            return NO_ROWS
+        key_sets = {frozenset(row) for row in keys}
+        if len(key_sets) > 1:
+            raise keys_differ()
+        try:
+            payload.decode()
+        except UnicodeDecodeError:
+            raise malformed() from None
+        return Encoded(self._columns.shape_of(key_sets.pop()).columns, payload, len(keys))
+
+
+def _keys(line: bytes, number: int) -> Iterable[str]:
+    try:
+        return _decode_row(line)
+    except _MALFORMED:
+        raise Rejected(malformed().fault.at(number)) from None
+
+
+def _lines(shape: Shape, rows: list[Struct], source: bytes) -> str | None:
+    """All rows as lines, or None if one of them declines or is bad."""
+    try:
+        # join raises TypeError for the None of a row that declines, so nobody has to look for it.
+        return "".join(map(shape.line_function(source), rows))  # type: ignore[arg-type]
+    except (TypeError, Rejected, *_MALFORMED):
+        return None
+
+
+def _line(shape: Shape, values: dict[str, Raw]) -> str:
+    try:
+        return shape.line(values)
+    except _MALFORMED:
+        raise malformed() from None
+
+
+def _located(shape: Shape, values: dict[str, Raw], number: int) -> str:
+    try:
+        return _line(shape, values)
+    except Rejected as error:
+        raise Rejected(error.fault.at(number)) from None

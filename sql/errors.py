@@ -1,0 +1,173 @@
+"""What PostgreSQL says, as meanings: SQLSTATE → what a writer must do about it. The only reader of asyncpg exceptions.
+
+HTTP statuses are not decided here.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from enum import Enum, auto
+
+import asyncpg
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """An error in the words of PostgreSQL, or of the catalog and the codec where they judge in its place.
+
+    `code` is a SQLSTATE or a code of the write dialect. `row` counts from 1 within the request, `column` is a name;
+    both are None where unknown.
+    """
+
+    code: str
+    message: str
+    details: str | None = None
+    hint: str | None = None
+    row: int | None = None
+    column: str | None = None
+
+    def at(self, row: int, column: str | None = None) -> Fault:
+        """The same fault, found in this row (counted from 1) and, if it is known, column."""
+        return replace(self, row=row, column=column or self.column)
+
+
+class SqlError(Exception):
+    """Base of what this package raises or returns as an outcome. Nothing of the rows concerned was stored, except
+    where a subclass says otherwise.
+    """
+
+
+class Rejected(SqlError):
+    """The rows of one request cannot be stored as they are: a final verdict with its reason."""
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(fault.message)
+        self.fault = fault
+
+
+class Unavailable(SqlError):
+    """The database is away or too busy; trying again later may help. Nothing was stored."""
+
+
+class TableChanged(Unavailable):
+    """The table is not what it was when the rows were encoded; encoding them again by the new catalog may help."""
+
+
+class OutcomeUnknown(SqlError):
+    """The connection was lost before the answer to a commit arrived: the rows may or may not be stored."""
+
+    def __init__(self) -> None:
+        super().__init__("the connection was lost during the commit: the rows may or may not be stored")
+
+
+class CatalogMissing(SqlError):
+    """The catalog has not been loaded yet, so nothing is known about any table."""
+
+
+class Meaning(Enum):
+    """What a failed statement calls for."""
+
+    ROW = auto()  # one row is bad: its request fails, the others are written without it
+    TABLE_CHANGED = auto()  # what we know about the table is out of date: read the catalog, judge again
+    BUSY = auto()  # nothing stored, the connection is usable: try again later
+    AWAY = auto()  # the connection is unusable
+    REQUEST = auto()  # the statement as such fails, whatever the rows: every request in it gets this answer
+    BUG = auto()  # not foreseen
+
+
+# The classes and codes of https://www.postgresql.org/docs/current/errcodes-appendix.html, most specific first.
+_MEANINGS: dict[str, Meaning] = {
+    "42P01": Meaning.TABLE_CHANGED,  # undefined_table
+    "42703": Meaning.TABLE_CHANGED,  # undefined_column
+    "42804": Meaning.TABLE_CHANGED,  # datatype_mismatch
+    "42809": Meaning.TABLE_CHANGED,  # wrong_object_type: the table became a view
+    "42P10": Meaning.TABLE_CHANGED,  # the column became a generated one
+    "3F000": Meaning.TABLE_CHANGED,  # the schema is gone
+    "42704": Meaning.TABLE_CHANGED,  # undefined_object: a type is gone
+    "0A000": Meaning.TABLE_CHANGED,  # feature_not_supported: row-level security was switched on
+    "428C9": Meaning.ROW,  # generated_always
+    "55P03": Meaning.BUSY,  # lock_not_available
+    "57014": Meaning.BUSY,  # query_canceled: statement_timeout, pg_cancel_backend
+    "25006": Meaning.BUSY,  # read_only_sql_transaction: a failover is on its way
+    "54001": Meaning.ROW,  # statement_too_complex: JSON that nests too deep
+    "P0001": Meaning.ROW,  # raise_exception
+    "08": Meaning.AWAY,
+    "22": Meaning.ROW,
+    "23": Meaning.ROW,
+    "40": Meaning.BUSY,
+    "42501": Meaning.REQUEST,  # insufficient_privilege
+    "44": Meaning.ROW,
+    "53": Meaning.BUSY,
+    "54": Meaning.ROW,
+    "57": Meaning.AWAY,
+    "58": Meaning.BUSY,
+}
+
+
+def unknown_table(schema: str, name: str) -> Rejected:
+    """The dialect's answer to a name that is no table."""
+    return Rejected(Fault("PGRST205", f"Could not find the table '{schema}.{name}' in the schema cache"))
+
+
+def unknown_column(table: str, name: str) -> Rejected:
+    """The dialect's answer to a key that is no column."""
+    message = f"Could not find the '{name}' column of '{table}' in the schema cache"
+    return Rejected(Fault("PGRST204", message, column=name))
+
+
+def meaning_of(error: BaseException) -> Meaning:
+    """What an exception raised by asyncpg (or by the socket below it) calls for."""
+    if isinstance(error, asyncpg.PostgresError):
+        state = error.sqlstate or ""
+        found = _MEANINGS.get(state) or _MEANINGS.get(state[:2])
+        if found is not None:
+            return found
+        # Whatever else the server says is the word of a trigger or a function, which may raise any SQLSTATE.
+        return Meaning.ROW
+    if isinstance(error, (OSError, asyncpg.InterfaceError, TimeoutError)):
+        return Meaning.AWAY
+    return Meaning.BUG
+
+
+def fault_of(error: asyncpg.PostgresError) -> Fault:
+    """The words of a server error. CONTEXT is left out: in a shared batch it can quote somebody else's rows."""
+    details = _text(error.detail)
+    return Fault(
+        code=error.sqlstate or "XX000",
+        message=_text(error.message) or str(error),
+        details=details,
+        hint=_text(error.hint),
+        column=_text(error.column_name),
+    )
+
+
+def one_line(error: BaseException) -> str:
+    """An exception as one line for people: its text, or its name where it has none."""
+    text = " ".join(str(error).split())
+    return text or type(error).__name__
+
+
+def line_of(error: asyncpg.PostgresError, relation: str) -> tuple[int, str | None] | None:
+    """Which line of a COPY into `relation` an error speaks of: (line counted from 1, column or None), or None.
+
+    The CONTEXT field is a stack of frames, innermost first. The frame of COPY is the first one if a type's input
+    function failed, and then ends with the value, which may contain anything, even lines that look like a frame. It is
+    the last one below a trigger, and then quotes the raw line, where line ends are escaped. So the first line is
+    believed, then the last, and nothing between. In other languages than English nothing is recognised.
+    """
+    context = _text(error.context)
+    if context is None:
+        return None
+    lines = context.split("\n")
+    for candidate in (lines[0], lines[-1]):
+        prefix = f"COPY {relation}, line "
+        if candidate.startswith(prefix):
+            match = re.match(r"(\d+)(?:, column (.+?))?(?:: |$)", candidate[len(prefix) :])
+            if match:
+                return int(match[1]), match[2]
+    return None
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None

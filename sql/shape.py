@@ -1,0 +1,151 @@
+"""A shape: one set of columns that rows have, with a decoder and a line function generated for exactly that set.
+
+Owns the fast way from a JSON object to a line of COPY text. It may decline a row (`None`), never encode it wrongly; the
+codec then takes the row apart value by value (`values.py`), which handles everything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+
+import msgspec
+from msgspec import Raw, Struct
+
+from sql.catalog import Kind, Table
+from sql.errors import Fault, Rejected
+from sql.values import NULL, escape, field_function, json_field
+
+# What msgspec must find in the JSON for the fast way; anything else makes it raise and the row goes the slow way.
+_FIELD_TYPES: dict[Kind, object] = {
+    Kind.TEXT: str | None,
+    Kind.INTEGER: int | None,
+    Kind.BOOLEAN: bool | None,
+    Kind.NUMBER: Raw,
+    Kind.JSON: Raw,
+    Kind.ARRAY: Raw,
+}
+
+_UNNAMEABLE = frozenset('\\"') | frozenset(map(chr, range(32)))
+"""Characters that msgspec cannot have in the name of a field."""
+
+
+class Shape:
+    """The columns of a row, in the table's order. Raises `Rejected` if one of them takes no values."""
+
+    def __init__(self, table: Table, columns: Sequence[str]) -> None:
+        self.columns = tuple(columns)
+        self._kinds = [table.columns[name].kind for name in columns]
+        for name in columns:
+            _refuse_generated(table, name)
+        self.fields = [(name, field_function(table.columns[name])) for name in columns]
+        self.rows_seen = 0
+
+    @property
+    def compilable(self) -> bool:
+        """Whether a decoder can be generated: JSON has names for its columns and COPY can write them."""
+        return Kind.COMPOSITE not in self._kinds and not any(_UNNAMEABLE.intersection(name) for name in self.columns)
+
+    def line(self, values: dict[str, Raw]) -> str:
+        """A decoded row as a line of COPY text, value by value. Raises `Rejected`."""
+        return "\t".join([field(values[name]) for name, field in self.fields]) + "\n"
+
+    @cached_property
+    def row_type(self) -> type[Struct]:
+        """A struct that accepts exactly rows with these columns: all required, others forbidden."""
+        return msgspec.defstruct(
+            "Row",
+            [(f"c{i}", _FIELD_TYPES[kind]) for i, kind in enumerate(self._kinds)],
+            rename={f"c{i}": name for i, name in enumerate(self.columns)},
+            forbid_unknown_fields=True,
+            gc=False,  # rows refer to no rows; saves the collector a visit to each of a large array
+        )
+
+    @cached_property
+    def decode_row(self) -> Callable[[bytes], Struct]:
+        """One JSON object."""
+        return msgspec.json.Decoder(self.row_type).decode
+
+    @cached_property
+    def decode_rows(self) -> Callable[[bytes], list[Struct]]:
+        """A JSON array of objects."""
+        return msgspec.json.Decoder(list[self.row_type]).decode  # type: ignore[name-defined] # a type made at run time
+
+    @cached_property
+    def decode_lines(self) -> Callable[[bytes], list[Struct]]:
+        """JSON objects behind one another."""
+        return msgspec.json.Decoder(self.row_type).decode_lines
+
+    def line_function(self, source: bytes) -> Callable[[Struct], str | None]:
+        """The generated function from a struct that was decoded from `source` to its line, or None to decline the row.
+
+        JSON cannot hold a control character but by an escape sequence, so a source without a backslash has no value
+        that needs escaping for COPY. Looking for one costs 0.1 µs a request, escaping five values 0.3 µs a row.
+        """
+        return self._plain_line if source.find(b"\\") < 0 else self._escaping_line
+
+    @cached_property
+    def _plain_line(self) -> Callable[[Struct], str | None]:
+        return self._generate_line(text="{}")
+
+    @cached_property
+    def _escaping_line(self) -> Callable[[Struct], str | None]:
+        return self._generate_line(text="escape({})")
+
+    def _generate_line(self, text: str) -> Callable[[Struct], str | None]:
+        """Write and compile the line function, as `dataclasses` does for `__init__`: 0.4 µs a row instead of 0.8.
+
+        Only field numbers go into the source text, no name from outside.
+        """
+        statements: list[str] = []
+        fields: list[str] = []
+        scope: dict[str, object] = {
+            "NULL": NULL,
+            "BOOLEANS": {None: NULL, True: "t", False: "f"},
+            "escape": escape,
+            "json_field": json_field,
+        }
+        for i, kind in enumerate(self._kinds):
+            value = f"row.c{i}"
+            match kind:
+                case Kind.TEXT:
+                    fields.append(f"{{NULL if {value} is None else {text.format(value)}}}")
+                case Kind.INTEGER:
+                    fields.append(f"{{NULL if {value} is None else {value}}}")
+                case Kind.BOOLEAN:
+                    fields.append(f"{{BOOLEANS[{value}]}}")
+                case Kind.NUMBER:
+                    # Raw keeps the digits but takes any JSON: decline what is neither a number, null, true nor false.
+                    statements.append(f"n{i} = str({value}, 'utf-8')")
+                    statements.append(f"if n{i}[0] in '\"[{{': return None")
+                    statements.append(f"if n{i}[0] == 'n': n{i} = NULL")
+                    fields.append(f"{{n{i}}}")
+                case Kind.JSON:
+                    fields.append(f"{{json_field({value})}}")
+                case Kind.ARRAY:
+                    scope[f"array{i}"] = self.fields[i][1]
+                    fields.append(f"{{array{i}({value})}}")
+                case Kind.COMPOSITE:  # pragma: no cover - `compilable` is False
+                    raise AssertionError(kind)
+        body = "\n    ".join([*statements, 'return f"' + "\\t".join(fields) + '\\n"'])
+        exec(f"def line(row):\n    {body}", scope)  # noqa: S102 - see the docstring
+        line: Callable[[Struct], str | None] = scope["line"]  # type: ignore[assignment]
+        return line
+
+
+def _refuse_generated(table: Table, name: str) -> None:
+    """COPY accepts explicit values for GENERATED ALWAYS identity columns; INSERT and we do not."""
+    column = table.columns[name]
+    message = f'cannot insert a non-DEFAULT value into column "{name}"'
+    if column.identity == "always":
+        raise Rejected(
+            Fault(
+                "428C9",
+                message,
+                f'Column "{name}" is an identity column defined as GENERATED ALWAYS.',
+                "Use OVERRIDING SYSTEM VALUE to override.",
+                column=name,
+            )
+        )
+    if column.generated:
+        raise Rejected(Fault("428C9", message, f'Column "{name}" is a generated column.', column=name))

@@ -1,0 +1,237 @@
+"""A slot: one connection that writes batches, and the verdict on each request in them.
+
+Owns connecting, the isolation of bad rows (so that one request's rows never fail another's), and what an error means
+for the requests of the batch. Satisfies `batching.Sink` without knowing it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, cast
+
+import asyncpg
+
+from sql.catalog import Catalog
+from sql.copy import copy
+from sql.errors import (
+    Fault,
+    Meaning,
+    OutcomeUnknown,
+    Rejected,
+    SqlError,
+    TableChanged,
+    Unavailable,
+    fault_of,
+    line_of,
+    meaning_of,
+    one_line,
+    unknown_column,
+    unknown_table,
+)
+from sql.recordset import insert
+from sql.target import Target, Way
+
+if TYPE_CHECKING:
+    Connection = asyncpg.Connection[asyncpg.Record]
+
+logger = logging.getLogger(__name__)
+
+
+class Rows(Protocol):
+    """What a slot must know of a submission: the payload, made by a codec for the batch's target, and its rows."""
+
+    payload: bytes
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """How long the database may take. `statement_seconds` and `lock_seconds` are enforced by the server, so that their
+    end is a clean one; `connect_seconds` is ours, and `answer_seconds` is when a silent connection is given up.
+    """
+
+    connect_seconds: float = 5.0
+    statement_seconds: float = 20.0
+    lock_seconds: float = 5.0
+
+    @property
+    def answer_seconds(self) -> float:
+        """After the server should have given up by itself."""
+        return self.statement_seconds + 5.0
+
+
+async def connect(dsn: str, timeouts: Timeouts, application_name: str) -> Connection:
+    """A connection for writing. Raises `Unavailable` with one line that says why not."""
+    try:
+        connection = await asyncpg.connect(
+            dsn, timeout=timeouts.connect_seconds, server_settings={"application_name": application_name}
+        )
+        await connection.execute(
+            f"set statement_timeout = '{int(timeouts.statement_seconds * 1000)}ms';"
+            f"set lock_timeout = '{int(timeouts.lock_seconds * 1000)}ms'"
+        )
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError, ValueError) as error:
+        raise Unavailable(one_line(error)) from error
+    return connection
+
+
+class Slot:
+    """Writes one batch at a time. `changed` is awaited for the newest catalog when a table is not as the target says."""
+
+    def __init__(self, dsn: str, timeouts: Timeouts, changed: Callable[[], Awaitable[Catalog]]) -> None:
+        self._dsn = dsn
+        self._timeouts = timeouts
+        self._changed = changed
+        self._connection: Connection | None = None
+
+    async def open(self) -> None:
+        """Connect, if not connected. Raises `Unavailable`."""
+        if self._connection is None or self._connection.is_closed():
+            self._connection = await connect(self._dsn, self._timeouts, "headrace slot")
+
+    async def close(self) -> None:
+        """Disconnect at once."""
+        if self._connection is not None:
+            self._connection.terminate()
+            self._connection = None
+
+    async def write(self, lane: Hashable, batch: Sequence[Rows], /) -> Sequence[object]:
+        """Store the batch of target `lane`; an outcome for each of its requests.
+
+        None is success, a list of JSON texts is success with the stored rows, an exception is that request's own. Raises
+        `Unavailable` if none of it was stored and it is worth trying again.
+        """
+        target = cast("Target", lane)
+        attempt = _Attempt(target, batch)
+        # Stretches of the batch that still have to be written, as indices; taken from the end.
+        stretches = [list(range(len(batch)))]
+        if target.way is Way.RECORDSET_RETURNING and target.table.filtering_triggers:
+            # Triggers may drop rows, so returned rows could not be told apart: each request by itself.
+            stretches = [[index] for index in reversed(stretches[0])]
+        while stretches:
+            stretch = stretches.pop()
+            if not stretch:
+                continue
+            try:
+                results = await self._store(target, [batch[index] for index in stretch])
+                attempt.outcomes.update(zip(stretch, results, strict=True))
+            except Exception as error:  # noqa: BLE001 - judged here, whatever it is
+                try:
+                    stretches += await self._judge(error, target, attempt, stretch)
+                except Unavailable as unavailable:
+                    if not attempt.outcomes:
+                        raise
+                    # Others have their verdict or are stored, so the batch cannot go back to the queue as a whole.
+                    for index in [*stretch, *(index for other in stretches for index in other)]:
+                        attempt.outcomes[index] = type(unavailable)(str(unavailable))
+                    stretches.clear()
+        return [attempt.outcomes[index] for index in range(len(batch))]
+
+    # ---------------------------------------------------------------- one attempt
+
+    async def _store(self, target: Target, rows: Sequence[Rows]) -> Sequence[object]:
+        """Write these requests in one transaction; their results. Raises what asyncpg raises."""
+        connection = self._connection
+        if connection is None or connection.is_closed():
+            raise Unavailable("the connection to the database is closed")
+        async with asyncio.timeout(self._timeouts.answer_seconds):
+            if target.way is Way.COPY:
+                await copy(connection, target, b"".join([r.payload for r in rows]))
+                return [None] * len(rows)
+            payload = b",".join([r.payload for r in rows])
+            stored = await insert(connection, target, payload, sum(r.rows for r in rows))
+        if target.way is Way.RECORDSET:
+            return [None] * len(rows)
+        if len(rows) == 1:
+            return [stored]
+        ends = iter(stored)
+        return [[next(ends) for _ in range(r.rows)] for r in rows]
+
+    # ---------------------------------------------------------------- the verdict
+
+    async def _judge(self, error: Exception, target: Target, attempt: _Attempt, stretch: list[int]) -> list[list[int]]:
+        """What a failed attempt means: notes verdicts, returns what is to be written again.
+
+        Raises `Unavailable` if nothing can be written now.
+        """
+        meaning = Meaning.BUSY if isinstance(error, Unavailable) else meaning_of(error)
+        if isinstance(error, asyncpg.PostgresError):
+            match meaning:
+                case Meaning.ROW:
+                    return attempt.isolate(error, stretch)
+                case Meaning.REQUEST:
+                    attempt.reject(stretch, fault_of(error))
+                    return []
+                case Meaning.TABLE_CHANGED:
+                    return await self._look_again(error, target, attempt, stretch)
+        if meaning is Meaning.BUSY:
+            raise Unavailable(one_line(error)) from error
+        # The connection cannot be used again: it is lost, or in a state that nobody foresaw.
+        await self.close()
+        if meaning is Meaning.AWAY:
+            logger.warning("connection lost while writing %d requests: %s", len(stretch), one_line(error))
+            attempt.outcomes.update((index, OutcomeUnknown()) for index in stretch)
+        else:
+            logger.error("a write failed in a way that was not foreseen", exc_info=error)
+            attempt.outcomes.update((index, SqlError("internal error")) for index in stretch)
+        return []
+
+    async def _look_again(
+        self, error: asyncpg.PostgresError, target: Target, attempt: _Attempt, stretch: list[int]
+    ) -> list[list[int]]:
+        """The table is not as the target says: read the catalog, and judge by that."""
+        if attempt.looked_again:
+            # The newest catalog agrees with the target, so the words are those of a trigger or function.
+            return attempt.isolate(error, stretch)
+        logger.info("%s is not as expected (%s): reading the catalog", target.table.identifier, one_line(error))
+        attempt.looked_again = True
+        table = (await self._changed()).tables.get((target.table.schema, target.table.name))
+        if table is None:
+            attempt.reject(stretch, unknown_table(target.table.schema, target.table.name).fault)
+            return []
+        gone = set(target.columns).difference(table.columns)
+        if gone:
+            attempt.reject(stretch, unknown_column(table.name, min(gone)).fault)
+            return []
+        if target.way is Way.COPY and not table.copyable:
+            raise TableChanged(one_line(error)) from error
+        return [stretch]
+
+
+class _Attempt:
+    """The verdicts on one batch as they come in."""
+
+    def __init__(self, target: Target, batch: Sequence[Rows]) -> None:
+        self.target = target
+        self.batch = batch
+        self.outcomes: dict[int, object] = {}
+        self.looked_again = False
+
+    def reject(self, stretch: Sequence[int], fault: Fault) -> None:
+        """The same fault for every request of the stretch, each as an exception of its own."""
+        self.outcomes.update((index, Rejected(fault)) for index in stretch)
+
+    def isolate(self, error: asyncpg.PostgresError, stretch: list[int]) -> list[list[int]]:
+        """A row of the stretch is bad: its request fails, found by the line that the error names or by halving.
+
+        Returns what is to be written again.
+        """
+        fault = fault_of(error)
+        located = line_of(error, self.target.table.name) if self.target.way is Way.COPY else None
+        if located is not None:
+            line, column = located
+            before = 0
+            for place, index in enumerate(stretch):
+                rows = self.batch[index].rows
+                if before < line <= before + rows:
+                    self.reject([index], fault.at(line - before, column))
+                    return [stretch[:place] + stretch[place + 1 :]]
+                before += rows
+        if len(stretch) == 1:
+            self.reject(stretch, fault.at(1) if self.batch[stretch[0]].rows == 1 else fault)
+            return []
+        middle = len(stretch) // 2
+        return [stretch[middle:], stretch[:middle]]

@@ -1,0 +1,155 @@
+"""The live catalog: one connection that reads it, listens for changes of it, and notices when the database goes away.
+
+Owns when the catalog is read. Must not know what anyone does with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import asyncpg
+
+from sql.catalog import SERVER_VERSION_MIN, Catalog, load
+from sql.errors import CatalogMissing, Unavailable, one_line
+from sql.slot import Timeouts, connect
+
+if TYPE_CHECKING:
+    Connection = asyncpg.Connection[asyncpg.Record]
+
+logger = logging.getLogger(__name__)
+
+CHANNEL = "headrace"
+"""`NOTIFY headrace, 'reload'` makes every service that is connected read the catalog."""
+
+
+class CatalogWatch:
+    """Keeps the newest catalog. `published` is called with each one that is read, from the event loop.
+
+    `retry_seconds` says how long to wait after so many failures in a row.
+    """
+
+    _MISS_SECONDS = 1.0  # a producer of unknown names must not keep the database busy with reading its catalog
+    _DEBOUNCE_SECONDS = 0.1  # a migration notifies once per statement; one reading serves them all
+
+    def __init__(
+        self,
+        dsn: str,
+        schemas: Sequence[str],
+        timeouts: Timeouts,
+        published: Callable[[Catalog], None],
+        retry_seconds: Callable[[int], float],
+    ) -> None:
+        self.catalog: Catalog | None = None
+        self.problem: str | None = "not connected yet"
+        self._dsn = dsn
+        self._schemas = tuple(schemas)
+        self._timeouts = timeouts
+        self._published = published
+        self._retry_seconds = retry_seconds
+        self._connection: Connection | None = None
+        self._wanted = asyncio.Event()
+        self._reading = asyncio.Lock()
+        self._read_at = float("-inf")
+
+    async def run(self) -> None:
+        """Connect, read, listen; again whenever the connection is lost. Runs until it is cancelled."""
+        failures = 0
+        while True:
+            try:
+                await self._connect()
+                if failures:
+                    logger.info("connected to the database")
+                failures = 0
+                await self._serve()
+            except (Unavailable, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+                failures += 1
+                reason = one_line(error)
+                if reason != self.problem:  # once per reason, not once per attempt
+                    logger.warning("cannot reach the database: %s (trying again)", reason)
+                self.problem = reason
+            finally:
+                self._disconnect()
+            await asyncio.sleep(self._retry_seconds(failures))
+
+    def request_reload(self) -> None:
+        """Read the catalog soon (SIGHUP, NOTIFY)."""
+        self._wanted.set()
+
+    async def reload(self) -> Catalog:
+        """Read the catalog now and return it. Raises `Unavailable` while the database is away."""
+        asked_at = asyncio.get_running_loop().time()
+        async with self._reading:
+            # Whoever waited while another reading began and ended after it had asked is served by that one.
+            if self.catalog is None or self._read_at < asked_at:
+                await self._read()
+        assert self.catalog is not None  # noqa: S101 - _read sets it or raises
+        return self.catalog
+
+    async def after_miss(self) -> Catalog:
+        """The catalog for a second look at a name that was not in it: read anew at most once per second.
+
+        Raises `CatalogMissing` if there is none yet.
+        """
+        if asyncio.get_running_loop().time() - self._read_at > self._MISS_SECONDS:
+            try:
+                return await self.reload()
+            except Unavailable:
+                pass  # then the catalog at hand is the best knowledge there is
+        if self.catalog is None:
+            raise CatalogMissing
+        return self.catalog
+
+    async def _connect(self) -> None:
+        connection = await connect(self._dsn, self._timeouts, "headrace catalog")
+        self._connection = connection
+        self._wanted.clear()
+        await connection.add_listener(CHANNEL, self._notified)
+        connection.add_termination_listener(self._terminated)
+        await self.reload()
+
+    async def _serve(self) -> None:
+        """Read the catalog whenever it is wanted, until the connection is lost."""
+        while True:
+            await self._wanted.wait()
+            if self._connection is None:
+                raise Unavailable("the connection was closed")
+            await asyncio.sleep(self._DEBOUNCE_SECONDS)
+            self._wanted.clear()
+            await self.reload()
+            logger.info("read the catalog again: %d tables", len(self.catalog.tables) if self.catalog else 0)
+
+    async def _read(self) -> None:
+        connection = self._connection
+        if connection is None or connection.is_closed():
+            raise Unavailable(self.problem or "the connection was closed")
+        started = asyncio.get_running_loop().time()
+        try:
+            async with asyncio.timeout(self._timeouts.answer_seconds):
+                catalog = await load(connection, self._schemas)
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+            raise Unavailable(one_line(error)) from error
+        if catalog.server_version < SERVER_VERSION_MIN:
+            version, needed = catalog.server_version // 10_000, SERVER_VERSION_MIN // 10_000
+            raise Unavailable(f"PostgreSQL {version} is too old: {needed} or newer is needed")
+        self._read_at = started
+        self.catalog = catalog
+        self.problem = None
+        self._published(catalog)
+
+    def _notified(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
+        if payload == "reload":
+            self.request_reload()
+
+    def _terminated(self, connection: object) -> None:
+        if connection is self._connection:
+            self.problem = "the connection was closed"
+            self._connection = None
+            self._wanted.set()  # wakes `_serve`, which then notices
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None and not connection.is_closed():
+            connection.terminate()
