@@ -60,7 +60,7 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class Flush:
-    """One batch that a sink was given: how large it was, how long it took, and the exception if none of it was stored."""
+    """One batch that a sink was given: how large it was, how long it took, and why, if none of it was stored."""
 
     lane: Hashable
     submissions: int
@@ -195,7 +195,7 @@ class Batcher:
                 tasks.cancel_scope.cancel()
 
     async def drain(self, timeout_seconds: float) -> None:
-        """Take nothing new and wait until everything pending is answered; after the time-out, refuse what still waits."""
+        """Take nothing new, wait until everything pending is answered; after the time-out refuse what still waits."""
         self.close()
         self._drained = asyncio.Event()
         self._check_drained()

@@ -224,7 +224,7 @@ class Queue:
         return True
 
     def expire(self, now: float) -> int:
-        """Answer `DeadlinePassed` to every waiting submission whose deadline is not after `now`; how many there were."""
+        """Answer `DeadlinePassed` to whatever waits and whose deadline is not after `now`; how many there were."""
         late = [s for lane in self._turns for s in lane.waiting if s.deadline <= now]
         self._refuse(late, DeadlinePassed)
         return len(late)

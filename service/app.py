@@ -108,7 +108,7 @@ async def post_rows(http: HttpRequest) -> Response:
     except Exception as error:
         problem = problem_of(error)
         if not is_expected(error):
-            logger.error("a request failed in a way that was not foreseen", exc_info=error)
+            logger.exception("a request failed in a way that was not foreseen")
         service.metrics.answered(problem.outcome, rows)
         answer = problem.answer
     return _response(answer)
@@ -165,11 +165,11 @@ class _Body:
         while True:
             try:
                 async with asyncio.timeout_at(deadline):
-                    chunk = await anext(self._stream, None)
+                    chunk = await anext(self._stream)
+            except StopAsyncIteration:
+                return
             except TimeoutError:
                 raise Refused(body_late(self._seconds_max)) from None
-            if chunk is None:
-                return
             self._size += len(chunk)
             if self._size > self._bytes_max:
                 raise Refused(body_too_large(self._bytes_max))

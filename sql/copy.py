@@ -1,6 +1,6 @@
 """The COPY way: rows that are COPY text already, written in one message exchange on a raw connection.
 
-Owns the statement and the one call into asyncpg's private `_copy_in`. Must not know requests or what to do about errors.
+Owns the statement and the one call of asyncpg's private `_copy_in`. Must not know requests or what errors mean to them.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ async def copy(connection: Connection, target: Target, payload: bytes) -> None:
     """
     source = _Payload(payload)
     try:
-        await connection._copy_in(copy_statement(target), source, None)  # noqa: SLF001
+        await connection._copy_in(copy_statement(target), source, None)  # type: ignore[attr-defined] # noqa: SLF001
     except (OSError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError) as error:
         if source.taken:
             raise

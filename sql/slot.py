@@ -79,7 +79,7 @@ async def connect(dsn: str, timeouts: Timeouts, application_name: str) -> Connec
 
 
 class Slot:
-    """Writes one batch at a time. `changed` is awaited for the newest catalog when a table is not as the target says."""
+    """Writes one batch at a time. `changed` is awaited for the newest catalog when a table is not as expected."""
 
     def __init__(self, dsn: str, timeouts: Timeouts, changed: Callable[[], Awaitable[Catalog]]) -> None:
         self._dsn = dsn
@@ -101,8 +101,8 @@ class Slot:
     async def write(self, lane: Hashable, batch: Sequence[Rows], /) -> Sequence[object]:
         """Store the batch of target `lane`; an outcome for each of its requests.
 
-        None is success, a list of JSON texts is success with the stored rows, an exception is that request's own. Raises
-        `Unavailable` if none of it was stored and it is worth trying again.
+        None is success, a list of JSON texts is success with the stored rows, an exception is that request's own.
+        Raises `Unavailable` if none of it was stored and it is worth trying again.
         """
         target = cast("Target", lane)
         attempt = _Attempt(target, batch)

@@ -31,7 +31,9 @@ class CatalogWatch:
     `retry_seconds` says how long to wait after so many failures in a row.
     """
 
-    _MISS_SECONDS = 1.0  # a producer of unknown names must not keep the database busy with reading its catalog
+    # A producer of unknown names must not keep the database busy with reading its catalog: after a reading, misses
+    # wait for this many times its duration, so that it takes 5 % of one connection's time at most.
+    _MISS_PAUSE = 19
     _DEBOUNCE_SECONDS = 0.1  # a migration notifies once per statement; one reading serves them all
 
     def __init__(
@@ -53,6 +55,7 @@ class CatalogWatch:
         self._wanted = asyncio.Event()
         self._reading = asyncio.Lock()
         self._read_at = float("-inf")
+        self._read_took = 0.0
 
     async def run(self) -> None:
         """Connect, read, listen; again whenever the connection is lost. Runs until it is cancelled."""
@@ -89,15 +92,20 @@ class CatalogWatch:
         return self.catalog
 
     async def after_miss(self) -> Catalog:
-        """The catalog for a second look at a name that was not in it: read anew at most once per second.
+        """The catalog for a second look at a name that was not in it: read after the call, but not all the time.
 
         Raises `CatalogMissing` if there is none yet.
         """
-        if asyncio.get_running_loop().time() - self._read_at > self._MISS_SECONDS:
-            try:
-                return await self.reload()
-            except Unavailable:
-                pass  # then the catalog at hand is the best knowledge there is
+        now = asyncio.get_running_loop().time()
+        pause = self._read_at + self._read_took * (1 + self._MISS_PAUSE) - now
+        if pause > 0:
+            await asyncio.sleep(pause)
+        try:
+            async with self._reading:
+                if self.catalog is None or self._read_at < now:  # else another miss has had it read meanwhile
+                    await self._read()
+        except Unavailable:
+            pass  # then the catalog at hand is the best knowledge there is
         if self.catalog is None:
             raise CatalogMissing
         return self.catalog
@@ -135,6 +143,7 @@ class CatalogWatch:
             version, needed = catalog.server_version // 10_000, SERVER_VERSION_MIN // 10_000
             raise Unavailable(f"PostgreSQL {version} is too old: {needed} or newer is needed")
         self._read_at = started
+        self._read_took = asyncio.get_running_loop().time() - started
         self.catalog = catalog
         self.problem = None
         self._published(catalog)

@@ -1,0 +1,78 @@
+"""What all tests share: one PostgreSQL for the session, a database for each test, a service in its event loop."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from service.embedded import EmbeddedPostgres
+from tests.harness import Connection, Running, Start, run_service
+
+# Durability is not what the tests are about, and a commit is ten times faster without it.
+_FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "max_connections": "200"}
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> tuple[str, dict[str, object]]:
+    """The event loop of production."""
+    return "asyncio", {"use_uvloop": True}
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shell that runs the tests must not decide how they end."""
+    for name in [name for name in os.environ if name.startswith("HEADRACE_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[EmbeddedPostgres]:
+    """The embedded PostgreSQL, with its data in a folder of the session.
+
+    Not pytest's own: it closes the folders above to other users whenever it starts, and PostgreSQL is one if we are root.
+    """
+    with tempfile.TemporaryDirectory(prefix="headrace-tests-") as folder:
+        server = EmbeddedPostgres.start(Path(folder), _FAST)
+        yield server
+        server.stop()
+
+
+@pytest.fixture
+async def dsn(postgres: EmbeddedPostgres) -> AsyncIterator[str]:
+    """An empty database of the test's own."""
+    name = f"test_{os.getpid()}_{next(_numbers)}"
+    admin = await asyncpg.connect(postgres.dsn)
+    await admin.execute(f'create database "{name}"')
+    yield postgres.dsn.replace("/postgres?", f"/{name}?", 1)
+    await admin.execute(f'drop database "{name}" with (force)')
+    await admin.close()
+
+
+@pytest.fixture
+async def db(dsn: str) -> AsyncIterator[Connection]:
+    """A connection to the test's database."""
+    connection = await asyncpg.connect(dsn)
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+def start() -> Start:
+    """Starts a service with the settings given."""
+    return run_service
+
+
+@pytest.fixture
+async def headrace(dsn: str) -> AsyncIterator[Running]:
+    """A service on the test's database. Tables that a test makes are found when they are first used."""
+    async with run_service(dsn=dsn) as running:
+        await running.eventually(lambda: running.service.watch.catalog is not None)
+        yield running
