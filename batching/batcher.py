@@ -96,7 +96,7 @@ class Batcher:
         limits: Limits,
         *,
         retry: Retry | None = None,
-        observe: Callable[[Flush], None] = lambda _: None,
+        observe: Callable[[Flush], object] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.clock = clock

@@ -55,7 +55,7 @@ class Submission:
 
     __slots__ = ("answer", "deadline", "payload", "rows", "state", "waiting_in")
 
-    def __init__(self, payload: bytes, rows: int, deadline: float, answer: Callable[[Outcome], None]) -> None:
+    def __init__(self, payload: bytes, rows: int, deadline: float, answer: Callable[[Outcome], object]) -> None:
         self.payload = payload
         self.rows = rows
         self.deadline = deadline

@@ -17,6 +17,9 @@ from pydantic_settings import SettingsError
 from service.embedded import EmbeddedError
 from service.embedded import psql as run_psql
 from service.lifespan import Service
+from service.load import DEFAULT_URL, Destination, Job, Limits
+from service.load import run as run_load
+from service.rowfile import File, Format, LoadError
 from service.server import Server
 from service.settings import Settings
 
@@ -27,6 +30,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+_LIMITS = Limits()
 
 
 def main() -> None:
@@ -56,6 +61,59 @@ def serve(
         _fail(str(error))
 
 
+@app.command()
+def load(  # noqa: PLR0913 - each option is a parameter
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="CSV or NDJSON, also as .gz or .zip; - is stdin.", show_default=False)
+    ],
+    *,
+    table: Annotated[str, typer.Option(help="The table or view to load into.")],
+    url: Annotated[str, typer.Option(envvar="HEADRACE_URL", help="The service, with its prefix.")] = DEFAULT_URL,
+    schema: Annotated[str | None, typer.Option(help="The table's schema, if not the service's first.")] = None,
+    header: Annotated[list[str] | None, typer.Option(help="A header to send, 'Name: value'; repeatable.")] = None,
+    format: Annotated[  # noqa: A002 - the option's name
+        Format | None, typer.Option(help="What the file is, where its name does not tell.", show_default=False)
+    ] = None,
+    member: Annotated[str | None, typer.Option(help="Which file of a .zip that has several.")] = None,
+    null: Annotated[str, typer.Option(help="How the CSV writes NULL; the default is an empty field.")] = "",
+    json: Annotated[
+        list[str] | None, typer.Option(metavar="COLUMN", help="A column of a CSV that holds JSON; repeatable.")
+    ] = None,
+    request_rows: Annotated[
+        int, typer.Option(min=1, help="Rows in one request, which also ends at about 1 MiB.")
+    ] = _LIMITS.request_rows_max,
+    in_flight: Annotated[int, typer.Option(min=1, help="Requests at once.")] = _LIMITS.in_flight,
+    errors_max: Annotated[int, typer.Option(min=1, help="Stop after so many refused rows.")] = _LIMITS.errors_max,
+    retry_seconds_max: Annotated[
+        float, typer.Option(min=0, help="How long a request is tried again while the service is away or full.")
+    ] = _LIMITS.retry_seconds_max,
+    answer_seconds_max: Annotated[
+        float, typer.Option(min=1, help="How long to wait for an answer; then the rows count as unknown.")
+    ] = _LIMITS.answer_seconds_max,
+) -> None:
+    """Send the rows of a file to a running service. Ends with status 0 only if every row is stored.
+
+    The first line of a CSV names the columns. Bad rows are left out and listed with their lines.
+    """
+    limits = Limits(
+        request_rows_max=request_rows,
+        in_flight=in_flight,
+        errors_max=errors_max,
+        retry_seconds_max=retry_seconds_max,
+        answer_seconds_max=answer_seconds_max,
+    )
+    destination = Destination(table, url, schema, tuple(map(_header, header or ())))
+    try:
+        report = run_load(Job(File(file, format, member, null, tuple(json or ())), destination, limits))
+    except LoadError as error:
+        _fail(str(error))
+    for complaint in report.complaints():
+        typer.echo(complaint, err=True)
+    typer.echo(report.summary())
+    if not report.complete:
+        raise typer.Exit(1)
+
+
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def psql(context: typer.Context) -> None:
     """Open psql on the service's own PostgreSQL; arguments are psql's, for example -c 'select …'."""
@@ -77,6 +135,13 @@ def _settings(**given: Any) -> Settings:
         _fail("\n".join(lines))
     except SettingsError as error:
         _fail(str(error))
+
+
+def _header(text: str) -> tuple[str, str]:
+    name, colon, value = text.partition(":")
+    if not colon or not name.strip():
+        raise typer.BadParameter(f"'{text}' is not like 'Name: value'", param_hint="--header")
+    return name.strip(), value.strip()
 
 
 def _fail(message: str) -> NoReturn:

@@ -59,6 +59,7 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
             tasks.start_soon(watch.run)
             try:
                 async with batcher.running(drain_seconds=settings.drain_seconds_max):
+                    await watch.tried()  # who is served at once should not be told that the tables are not known yet
                     yield service
             finally:
                 tasks.cancel_scope.cancel()

@@ -34,12 +34,15 @@ class Kind(Enum):
     BOOLEAN = auto()
     JSON = auto()  # the JSON source, quotes included
     ARRAY = auto()  # a JSON array becomes an array literal
-    COMPOSITE = auto()  # only json_to_recordset can read a JSON object into it
+    COMPOSITE = auto()  # only json_to_recordset can read JSON into it
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column. `type` is as `format_type` writes it; `identity` is "always", "by default" or None."""
+    """One column. `type` is as `format_type` writes it; `identity` is "always", "by default" or None.
+
+    `delimiter` and `json_elements` describe the elements of an array: what stands between them, whether they are JSON.
+    """
 
     name: str
     type: str
@@ -49,6 +52,7 @@ class Column:
     identity: str | None
     generated: bool
     delimiter: str = ","
+    json_elements: bool = False
 
     @property
     def required(self) -> bool:
@@ -67,7 +71,11 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table or view that rows can be posted to."""
+    """A table or view that rows can be posted to.
+
+    With `filtering_triggers`, an INSERT may store fewer rows than it was given, or others. What is behind a view or a
+    rule is not looked into: it may, too.
+    """
 
     schema: str
     name: str
@@ -121,6 +129,7 @@ class _ColumnRow(msgspec.Struct):
     type: str
     base: str
     category: str
+    element: str | None
     element_category: str | None
     delimiter: str | None
     not_null: bool
@@ -140,6 +149,7 @@ class _KeyRow(msgspec.Struct):
 _columns_decoder = msgspec.json.Decoder(list[_ColumnRow])
 _keys_decoder = msgspec.json.Decoder(list[_KeyRow])
 
+_JSON_TYPES = frozenset({"json", "jsonb"})
 _IDENTITIES = {"a": "always", "d": "by default"}
 
 
@@ -159,6 +169,7 @@ def quote_identifier(name: str) -> str:
 
 def _table(record: asyncpg.Record) -> Table:
     is_view = record["kind"] == "v"
+    insert_rules = record["insert_rules"] and not is_view
     columns = {row.name: _column(row) for row in _columns_decoder.decode(record["columns"])}
     keys = tuple(
         Key(row.name, tuple(row.columns), row.primary)
@@ -173,8 +184,8 @@ def _table(record: asyncpg.Record) -> Table:
         is_view=is_view,
         insertable=record["insertable"],
         row_security=record["row_security"],
-        insert_rules=record["insert_rules"] and not is_view,
-        filtering_triggers=record["filtering_triggers"],
+        insert_rules=insert_rules,
+        filtering_triggers=record["filtering_triggers"] or is_view or insert_rules,
     )
 
 
@@ -188,15 +199,16 @@ def _column(row: _ColumnRow) -> Column:
         identity=_IDENTITIES.get(row.identity),
         generated=row.generated,
         delimiter=row.delimiter or ",",
+        json_elements=row.element in _JSON_TYPES,
     )
 
 
 def _kind(row: _ColumnRow) -> Kind:
     """From the type at the end of a chain of domains and its category (pg_type.typcategory)."""
-    if row.base in ("json", "jsonb"):
+    if row.base in _JSON_TYPES:
         return Kind.JSON
     if row.base in ("int2", "int4", "int8"):
         return Kind.INTEGER
-    if row.category == "C" or row.element_category == "C":
+    if row.category == "C" or row.element_category in ("C", "A"):  # an array of arrays is one of domains over arrays
         return Kind.COMPOSITE
     return {"A": Kind.ARRAY, "B": Kind.BOOLEAN, "N": Kind.NUMBER}.get(row.category, Kind.TEXT)

@@ -9,6 +9,19 @@ relation as (
     select c.oid, n.nspname, c.relname, c.relkind
       from pg_class c join pg_namespace n on n.oid = c.relnamespace
      where n.nspname = any ($1::text[]) and c.relkind in ('r', 'p', 'f', 'v')
+),
+member as (  -- every relation with itself and all its partitions, in which its rows may end up
+    select r.oid as root, r.oid, r.relkind from relation r
+    union all
+    select m.root, c.oid, c.relkind
+      from member m join pg_inherits i on i.inhparent = m.oid join pg_class c on c.oid = i.inhrelid
+     where m.relkind = 'p'
+),
+filtered as (  -- BEFORE or INSTEAD OF row triggers on INSERT may drop or replace rows (pg_trigger.tgtype bits)
+    select m.root
+      from member m join pg_trigger g on g.tgrelid = m.oid
+     where not g.tgisinternal and g.tgenabled <> 'D'
+       and g.tgtype & 1 = 1 and g.tgtype & 4 = 4 and g.tgtype & (2 | 64) <> 0
 )
 select
     r.nspname as schema,
@@ -17,17 +30,14 @@ select
     row_security_active(r.oid) as row_security,
     pg_relation_is_updatable(r.oid, true) & 8 = 8 as insertable,
     exists (select from pg_rewrite w where w.ev_class = r.oid and w.ev_type = '3') as insert_rules,
-    exists (  -- BEFORE or INSTEAD OF row triggers on INSERT may drop or replace rows (pg_trigger.tgtype bits)
-        select from pg_trigger g
-         where g.tgrelid = r.oid and not g.tgisinternal and g.tgenabled <> 'D'
-           and g.tgtype & 1 = 1 and g.tgtype & 4 = 4 and g.tgtype & (2 | 64) <> 0
-    ) as filtering_triggers,
+    r.oid in (select root from filtered) as filtering_triggers,
     (
         select coalesce(json_agg(json_build_object(
             'name', a.attname,
             'type', format_type(a.atttypid, a.atttypmod),
             'base', base.typname,
             'category', base.typcategory,
+            'element', element.typname,
             'element_category', element.typcategory,
             'delimiter', element.typdelim,
             'not_null', a.attnotnull,

@@ -28,7 +28,7 @@ def copy_statement(target: Target) -> str:
 
 
 class _Payload:
-    """The payload as an asynchronous iterator, which knows whether asyncpg has begun to send it."""
+    """The payload as an asynchronous iterator, which knows whether asyncpg may have sent any of it."""
 
     def __init__(self, payload: bytes) -> None:
         self._payload = payload
@@ -47,12 +47,13 @@ class _Payload:
 async def copy(connection: Connection, target: Target, payload: bytes) -> None:
     """Write COPY text and commit. Raises what asyncpg raises; a server error means that nothing was stored.
 
-    A connection that is lost before the server asked for the data raises `Unavailable`: nothing was stored then either,
-    while afterwards nobody knows.
+    A connection that is found lost before any data is sent raises `Unavailable`: nothing was stored then either, while
+    afterwards nobody knows.
 
-    `_copy_in` sends its statement as a simple query, so a statement put before the COPY in the same string runs in the
-    same implicit transaction, without another round trip. `copy_to_table`, which is public, allows neither that nor the
-    DEFAULT option. Guarded by `tests/sql/test_copy.py`.
+    `_copy_in` sends its statement as a simple query and the data right behind it, without waiting for the server to ask
+    for it. So a statement put before the COPY in the same string runs in the same implicit transaction, without another
+    round trip. `copy_to_table`, which is public, allows neither that nor the DEFAULT option. Guarded by
+    `tests/sql/test_copy.py`.
     """
     source = _Payload(payload)
     try:

@@ -151,21 +151,18 @@ def one_line(error: BaseException) -> str:
 def line_of(error: asyncpg.PostgresError, relation: str) -> tuple[int, str | None] | None:
     """Which line of a COPY into `relation` an error speaks of: (line counted from 1, column or None), or None.
 
-    The CONTEXT field is a stack of frames, innermost first. The frame of COPY is the first one if a type's input
-    function failed, and then ends with the value, which may contain anything, even lines that look like a frame. It is
-    the last one below a trigger, and then quotes the raw line, where line ends are escaped. So the first line is
-    believed, then the last, and nothing between. In other languages than English nothing is recognised.
+    The CONTEXT field is a stack of frames, innermost first. The frame of COPY is the first one where a type's input
+    function failed, and ends with the value, which may contain anything, even lines that look like a frame. Below a
+    trigger it is the last one and quotes the raw line, where line ends are escaped. Below a function that a domain
+    calls it is the last one and ends with the value. So the first frame is believed, or the only one if it is the last;
+    of two, one is somebody's value. In other languages than English nothing is recognised.
     """
-    context = _text(error.context)
-    if context is None:
-        return None
-    lines = context.split("\n")
-    for candidate in (lines[0], lines[-1]):
-        prefix = f"COPY {relation}, line "
-        if candidate.startswith(prefix):
-            match = re.match(r"(\d+)(?:, column (.+?))?(?:: |$)", candidate[len(prefix) :])
-            if match:
-                return int(match[1]), match[2]
+    prefix = f"COPY {relation}, line "
+    before, *frames = f"\n{_text(error.context) or ''}".split(f"\n{prefix}")
+    if frames and (not before or (len(frames) == 1 and "\n" not in frames[0])):
+        match = re.match(r"(\d+)(?:, column (.+?))?(?:: \"|: null input|$)", frames[0], re.DOTALL)
+        if match:
+            return int(match[1]), match[2]
     return None
 
 

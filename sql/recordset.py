@@ -33,18 +33,15 @@ def insert_statement(target: Target) -> str:
     return _returning(insert, target.way)
 
 
-def default_rows_statement(target: Target, rows: int) -> str:
-    """The INSERT of rows without any column: `rows` times nothing but defaults."""
-    column = quote_identifier(next(iter(target.table.columns)))
-    return _returning(
-        f"insert into {target.table.identifier} ({column}) values {', '.join(['(default)'] * rows)}", target.way
-    )
+def default_rows_statement(target: Target) -> str:
+    """The INSERT of rows without any column; parameter $1 says how many."""
+    return _returning(f"insert into {target.table.identifier} select from generate_series(1, $1::int)", target.way)
 
 
 def _returning(insert: str, way: Way) -> str:
     if way is not Way.RECORDSET_RETURNING:
         return insert
-    return f"with stored as ({insert} returning *) select row_to_json(stored)::text from stored"
+    return f"with stored as ({insert} returning *) select row_to_json(stored.*)::text from stored"
 
 
 async def insert(connection: Connection, target: Target, payload: bytes, rows: int) -> list[str]:
@@ -55,5 +52,5 @@ async def insert(connection: Connection, target: Target, payload: bytes, rows: i
     if target.columns:
         records = await connection.fetch(insert_statement(target), f"[{payload.decode()}]")
     else:
-        records = await connection.fetch(default_rows_statement(target, rows))
+        records = await connection.fetch(default_rows_statement(target), rows)
     return [record[0] for record in records]

@@ -6,6 +6,7 @@ JSON itself, array columns also take JSON arrays. Must not know rows or tables.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import msgspec
@@ -20,8 +21,15 @@ NULL = "\\N"
 DEFAULT = "\\D"
 """What our COPY statements declare to mean "the column's default"; data cannot look like it, its backslashes double."""
 
+_DIMENSIONS_MAX = 6
+"""MAXDIM of PostgreSQL; also keeps the recursion into nested arrays short."""
+
 _decode_string = msgspec.json.Decoder(str).decode
 _decode_array = msgspec.json.Decoder(list[Raw]).decode
+_encode_string = msgspec.json.Encoder().encode
+
+_find_nul = re.compile(r"(?<!\\)(?:\\\\)*\\u0000").search
+"""Finds U+0000 in JSON source, but not a backslash that is followed by the text `u0000`."""
 
 
 def escape(text: str) -> str:
@@ -29,14 +37,26 @@ def escape(text: str) -> str:
     if text.isprintable() and "\\" not in text:  # one pass in C for nearly every value
         return text
     if "\0" in text:
-        # COPY would say 22021; json_to_record, whose rules these are, says this.
-        raise Rejected(Fault("22P05", "unsupported Unicode escape sequence", "\\u0000 cannot be converted to text."))
+        raise _nul()
     return text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
+
+
+def _nul() -> Rejected:
+    # COPY would say 22021; json_to_record, whose rules these are, says this.
+    return Rejected(Fault("22P05", "unsupported Unicode escape sequence", "\\u0000 cannot be converted to text."))
+
+
+def _source(raw: Raw) -> str:
+    """The JSON itself. Raises `Rejected` for U+0000 anywhere in it: json_to_record does, though json could store it."""
+    source = str(raw, "utf-8")
+    if "\\u0000" in source and _find_nul(source):
+        raise _nul()
+    return source
 
 
 def text_field(raw: Raw) -> str:
     """Any JSON value → a field for a type that reads text: strings are unquoted, everything else is its source."""
-    source = str(raw, "utf-8")
+    source = _source(raw)
     if source[0] == '"':
         return escape(_decode_string(raw))
     return NULL if source == "null" else escape(source)
@@ -44,40 +64,63 @@ def text_field(raw: Raw) -> str:
 
 def json_field(raw: Raw) -> str:
     """Any JSON value → a field for json and jsonb: the source as it is, `null` as SQL NULL."""
-    source = str(raw, "utf-8")
+    source = _json(raw)
     return NULL if source == "null" else escape(source)
+
+
+def _json(raw: Raw) -> str:
+    """The JSON for a json type. A string gets the fewest escapes possible; inside objects and arrays they stay."""
+    source = _source(raw)
+    if source[0] == '"' and "\\" in source:
+        return _encode_string(_decode_string(raw)).decode()
+    return source
 
 
 def array_field(column: Column) -> Callable[[Raw], str]:
     """The function that turns a JSON value into a field for this array column.
 
-    Nested JSON arrays are further dimensions. A string is an array literal already.
+    Nested JSON arrays are further dimensions, as deep as the first element goes; arrays below that are elements. A
+    string is an array literal already.
     """
-    delimiter = column.delimiter
+    element = _json_element if column.json_elements else _element
 
     def field(raw: Raw) -> str:
-        source = str(raw, "utf-8")
-        if source[0] != "[":
+        source = _source(raw)
+        if source[0] == '"' or source == "null":
             return text_field(raw)
-        return escape(_array_literal(raw, delimiter))
+        dimensions = source.count("[", 0, len(source) - len(source.lstrip("[ \t\r\n")))
+        if dimensions > _DIMENSIONS_MAX:
+            message = f"number of array dimensions ({dimensions}) exceeds the maximum allowed ({_DIMENSIONS_MAX})"
+            raise Rejected(Fault("54000", message, column=column.name))
+        return escape(literal(raw, dimensions))
+
+    def literal(raw: Raw, dimensions: int) -> str:
+        if str(raw, "utf-8")[0] != "[":
+            hint = f'See the value of key "{column.name}".'
+            raise Rejected(Fault("22P02", "expected JSON array", hint=hint, column=column.name))
+        items = _decode_array(raw)
+        if dimensions == 1:
+            parts = [element(item) for item in items]
+        else:
+            parts = [literal(item, dimensions - 1) for item in items]
+        return "{" + column.delimiter.join(parts) + "}"
 
     return field
 
 
-def _array_literal(raw: Raw, delimiter: str) -> str:
-    return "{" + delimiter.join([_array_element(item, delimiter) for item in _decode_array(raw)]) + "}"
-
-
-def _array_element(raw: Raw, delimiter: str) -> str:
+def _element(raw: Raw) -> str:
     source = str(raw, "utf-8")
     first = source[0]
-    if first == "[":
-        return _array_literal(raw, delimiter)
     if first == '"':
         return _quoted(_decode_string(raw))
-    if first == "{":
+    if first in "{[":
         return _quoted(source)
     return "NULL" if source == "null" else source  # a number, true or false
+
+
+def _json_element(raw: Raw) -> str:
+    source = _json(raw)
+    return "NULL" if source == "null" else _quoted(source)
 
 
 def _quoted(text: str) -> str:

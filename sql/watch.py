@@ -52,6 +52,7 @@ class CatalogWatch:
         self._published = published
         self._retry_seconds = retry_seconds
         self._connection: Connection | None = None
+        self._tried = asyncio.Event()
         self._wanted = asyncio.Event()
         self._reading = asyncio.Lock()
         self._read_at = float("-inf")
@@ -75,7 +76,12 @@ class CatalogWatch:
                 self.problem = reason
             finally:
                 self._disconnect()
+                self._tried.set()
             await asyncio.sleep(self._retry_seconds(failures))
+
+    async def tried(self) -> None:
+        """Wait until the first attempt to read the catalog has ended, well or not."""
+        await self._tried.wait()
 
     def request_reload(self) -> None:
         """Read the catalog soon (SIGHUP, NOTIFY)."""
@@ -117,6 +123,7 @@ class CatalogWatch:
         await connection.add_listener(CHANNEL, self._notified)
         connection.add_termination_listener(self._terminated)
         await self.reload()
+        self._tried.set()
 
     async def _serve(self) -> None:
         """Read the catalog whenever it is wanted, until the connection is lost."""

@@ -43,6 +43,14 @@ class Running:
         """POST NDJSON."""
         return await self.post(table, body, content_type="application/x-ndjson", **headers)
 
+    @asynccontextmanager
+    async def gathering(self, db: Connection, table: str, requests: int) -> AsyncIterator[None]:
+        """Requests that are sent inside share batches: the table is locked until so many of them are pending."""
+        async with db.transaction():
+            await db.execute(f"lock table {table} in exclusive mode")
+            yield
+            await self.eventually(lambda: self.service.batcher.statistics().pending_submissions >= requests)
+
     async def eventually(self, condition: Callable[[], bool]) -> None:
         """Wait until the condition holds; the test's time limit ends the wait."""
         while not condition():  # noqa: ASYNC110 - a condition of any kind has no event to wait for
@@ -60,10 +68,12 @@ async def run_service(**settings: Any) -> AsyncIterator[Running]:
         await serving
     service, url = await listening
     limits = httpx2.Limits(max_connections=None)
-    async with httpx2.AsyncClient(base_url=url, timeout=30, limits=limits) as client:
-        yield Running(service, server, client)
-    server.should_exit = True
-    await serving
+    try:
+        async with httpx2.AsyncClient(base_url=url, timeout=30, limits=limits) as client:
+            yield Running(service, server, client)
+    finally:
+        server.should_exit = True
+        await serving
 
 
 Start = Callable[..., AbstractAsyncContextManager[Running]]

@@ -1,0 +1,422 @@
+"""The batcher in virtual time, with sinks that are as slow, broken or absent as a test wants."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batching import (
+    Batcher,
+    Closed,
+    DeadlinePassed,
+    Flush,
+    Limits,
+    NotQueued,
+    Outcome,
+    OutcomeUnknown,
+    QueueFull,
+    Retry,
+    SinkAway,
+    Submission,
+)
+from tests.batching import virtual_time
+
+
+class FakeSink:
+    """Stores payloads in `stored`; `fail` and `seconds` say how the next calls go."""
+
+    def __init__(self) -> None:
+        self.stored: list[tuple[Hashable, bytes]] = []
+        self.batches: list[tuple[float, Hashable, int]] = []
+        self.seconds = 0.0
+        self.fail: Callable[[], Awaitable[None]] | None = None
+        self.fail_open = False
+        self.bad: frozenset[bytes] = frozenset()
+        self.is_open = False
+
+    async def open(self) -> None:
+        if self.fail_open:
+            raise ConnectionError("no database")
+        self.is_open = True
+
+    async def write(self, lane: Hashable, batch: Sequence[Submission], /) -> Sequence[Outcome]:
+        assert self.is_open, "opened before it is used, and again after a failure"
+        self.batches.append((asyncio.get_running_loop().time(), lane, len(batch)))
+        payloads = [submission.payload for submission in batch]
+        if self.seconds:
+            await asyncio.sleep(self.seconds)
+        if self.fail is not None:
+            self.is_open = False
+            await self.fail()
+        self.stored += [(lane, payload) for payload in payloads if payload not in self.bad]
+        return [ValueError(payload) if payload in self.bad else payload for payload in payloads]
+
+    async def close(self) -> None:
+        self.is_open = False
+
+
+def batcher_of(
+    *sinks: FakeSink, limits: Limits | None = None, observe: Callable[[Flush], object] = lambda _: None
+) -> Batcher:
+    """A batcher on the running loop's clock."""
+    return Batcher(sinks, limits or Limits(), observe=observe, clock=asyncio.get_running_loop().time)
+
+
+async def refuse() -> None:
+    """A sink's failure: none was stored."""
+    raise ConnectionError("no database")
+
+
+def test_a_lone_row_on_an_idle_service_is_written_at_once() -> None:
+    """There is no linger: waiting without a reason is what users of fixed flush intervals complain about."""
+
+    async def main() -> None:
+        sink = FakeSink()
+        async with batcher_of(sink).running(drain_seconds=1) as batcher:
+            await asyncio.sleep(5)
+            assert await batcher.write("lane", b"row", 1, timeout_seconds=1) == b"row"
+            ((when, lane, size),) = sink.batches
+            assert (when, lane, size) == (pytest.approx(5), "lane", 1)
+
+    virtual_time.run(main())
+
+
+def test_batches_grow_while_the_slot_is_busy() -> None:
+    """Group commit: what arrives during a flush is the next batch, whole."""
+
+    async def main() -> None:
+        sink = FakeSink()
+        sink.seconds = 1
+        async with batcher_of(sink).running(drain_seconds=10) as batcher, asyncio.TaskGroup() as clients:
+            clients.create_task(batcher.write("lane", b"first", 1, timeout_seconds=9))
+            await asyncio.sleep(0.5)
+            for number in range(7):
+                clients.create_task(batcher.write("lane", b"%d" % number, 1, timeout_seconds=9))
+        assert sink.batches == [(0, "lane", 1), (1, "lane", 7)]
+
+    virtual_time.run(main())
+
+
+def test_rows_that_arrive_together_share_a_batch_even_when_idle() -> None:
+    """The first row wakes a slot; those behind it in the same turn of the event loop come along."""
+
+    async def main() -> None:
+        first, second = FakeSink(), FakeSink()
+        async with batcher_of(first, second).running(drain_seconds=1) as batcher:
+            await asyncio.sleep(1)
+            async with asyncio.TaskGroup() as clients:
+                for number in range(5):
+                    clients.create_task(batcher.write("lane", b"%d" % number, 1, timeout_seconds=9))
+        assert [size for _, _, size in first.batches + second.batches] == [5]
+
+    virtual_time.run(main())
+
+
+def test_all_slots_work_on_many_lanes() -> None:
+    """A second lane must not wait for the first while a slot is idle."""
+
+    async def main() -> None:
+        sinks = FakeSink(), FakeSink()
+        for sink in sinks:
+            sink.seconds = 1
+        async with batcher_of(*sinks).running(drain_seconds=9) as batcher:
+            await asyncio.sleep(1)
+            async with asyncio.TaskGroup() as clients:
+                for lane in "ab":
+                    clients.create_task(batcher.write(lane, b"row", 1, timeout_seconds=9))
+        assert [batch for sink in sinks for batch in sink.batches] in (
+            [(1, "a", 1), (1, "b", 1)],
+            [(1, "b", 1), (1, "a", 1)],
+        )
+
+    virtual_time.run(main())
+
+
+def test_a_quiet_lane_is_served_while_a_busy_one_always_has_rows() -> None:
+    """Fair between lanes: one producer's flood must not starve another's single row."""
+
+    async def main() -> None:
+        sink = FakeSink()
+        sink.seconds = 1
+        limits = Limits(batch_rows_max=10)
+        async with batcher_of(sink, limits=limits).running(drain_seconds=99) as batcher, asyncio.TaskGroup() as clients:
+            for number in range(100):
+                clients.create_task(batcher.write("busy", b"%d" % number, 1, timeout_seconds=99))
+            await asyncio.sleep(0.5)
+            await batcher.write("quiet", b"row", 1, timeout_seconds=99)
+            assert asyncio.get_running_loop().time() <= 3
+
+    virtual_time.run(main())
+
+
+def test_a_sink_that_fails_once_is_tried_again_at_once() -> None:
+    """A connection that was cut while idle is no outage; nobody should see more than a short delay."""
+
+    async def main() -> None:
+        sink = FakeSink()
+
+        async def once() -> None:
+            sink.fail = None
+            await refuse()
+
+        sink.fail = once
+        async with batcher_of(sink).running(drain_seconds=1) as batcher:
+            assert await batcher.write("lane", b"row", 1, timeout_seconds=1) == b"row"
+            assert [when for when, _, _ in sink.batches] == [0, 0]
+            assert sink.stored == [("lane", b"row")]
+
+    virtual_time.run(main())
+
+
+def test_while_the_sink_is_away_new_rows_are_refused_at_once_and_old_ones_wait_for_their_deadline() -> None:
+    """503 with the time of the next attempt is truthful; letting clients run into their own time-outs is not."""
+
+    async def main() -> None:
+        sink = FakeSink()
+        sink.fail = refuse
+        async with batcher_of(sink).running(drain_seconds=1) as batcher:
+            await asyncio.sleep(0)
+            sink.fail_open = True
+            waiting = asyncio.create_task(batcher.write("lane", b"early", 1, timeout_seconds=3))
+            await asyncio.sleep(1)
+            with pytest.raises(SinkAway) as refused:
+                await batcher.write("lane", b"late", 1, timeout_seconds=3)
+            assert 0 <= refused.value.retry_seconds <= 2
+            assert str(refused.value.reason) == "no database"
+            with pytest.raises(DeadlinePassed):
+                await waiting
+            assert 3 <= asyncio.get_running_loop().time() < 3.1
+            sink.fail_open, sink.fail = False, None
+            await asyncio.sleep(3)  # more than the longest pause between attempts
+            assert batcher.away() is None, "it comes back by itself, without a request to try with"
+            await batcher.write("lane", b"again", 1, timeout_seconds=3)
+        assert sink.stored == [("lane", b"again")]
+
+    virtual_time.run(main())
+
+
+def test_one_slot_that_works_is_enough() -> None:
+    """A connection limit that lets one of two slots through must not look like an outage."""
+
+    async def main() -> None:
+        broken, sound = FakeSink(), FakeSink()
+        broken.fail_open = True
+        async with batcher_of(broken, sound).running(drain_seconds=1) as batcher:
+            await asyncio.sleep(10)
+            assert batcher.away() is None
+            assert await batcher.write("lane", b"row", 1, timeout_seconds=1) == b"row"
+
+    virtual_time.run(main())
+
+
+def test_cancelling_a_waiter_withdraws_its_rows_and_harms_no_other() -> None:
+    """A client that goes away must neither fail the batch nor have rows written that nobody waits for."""
+
+    async def main() -> None:
+        sink = FakeSink()
+        sink.seconds = 1
+        async with batcher_of(sink).running(drain_seconds=9) as batcher:
+            flying = asyncio.create_task(batcher.write("lane", b"flying", 1, timeout_seconds=9))
+            await asyncio.sleep(0.1)
+            gone = asyncio.create_task(batcher.write("lane", b"gone", 1, timeout_seconds=9))
+            stays = asyncio.create_task(batcher.write("lane", b"stays", 1, timeout_seconds=9))
+            await asyncio.sleep(0.1)
+            flying.cancel()
+            gone.cancel()
+            assert await stays == b"stays"
+            assert flying.cancelled()
+            assert gone.cancelled()
+        assert [payload for _, payload in sink.stored] == [b"flying", b"stays"]
+
+    virtual_time.run(main())
+
+
+def test_a_full_queue_says_when_to_come_back() -> None:
+    """429 needs a Retry-After that means something: the backlog by the measured rate."""
+
+    async def main() -> None:
+        sink = FakeSink()
+        sink.seconds = 2
+        limits = Limits(batch_rows_max=10, pending_rows_max=100)
+        async with batcher_of(sink, limits=limits).running(drain_seconds=99) as batcher, asyncio.TaskGroup() as clients:
+            await batcher.write("lane", b"measure", 10, timeout_seconds=99)  # 10 rows in 2 s
+            for number in range(10):
+                clients.create_task(batcher.write("lane", b"%d" % number, 10, timeout_seconds=99))
+            await asyncio.sleep(0)
+            with pytest.raises(QueueFull) as full:
+                await batcher.write("lane", b"too many", 1, timeout_seconds=99)
+            assert full.value.retry_seconds == pytest.approx(20)
+
+    virtual_time.run(main())
+
+
+def test_stopping_writes_what_was_accepted_and_refuses_what_is_new() -> None:
+    """SIGTERM drains: no accepted request is cut."""
+
+    async def main() -> None:
+        sink = FakeSink()
+        sink.seconds = 1
+        async with batcher_of(sink).running(drain_seconds=9) as batcher:
+            clients = [asyncio.create_task(batcher.write("lane", b"%d" % n, 1, timeout_seconds=9)) for n in range(3)]
+            await asyncio.sleep(0.5)
+            batcher.close()
+            with pytest.raises(Closed):
+                await batcher.write("lane", b"new", 1, timeout_seconds=9)
+        assert [client.result() for client in clients] == [b"0", b"1", b"2"]
+
+    virtual_time.run(main())
+
+
+def test_stopping_while_the_sink_is_away_answers_everybody_at_once() -> None:
+    """Nobody should wait out a grace period for a database that is down."""
+
+    async def main() -> None:
+        sink = FakeSink()
+        sink.fail = refuse
+        async with batcher_of(sink).running(drain_seconds=60) as batcher:
+            client = asyncio.create_task(batcher.write("lane", b"row", 1, timeout_seconds=60))
+            sink.fail_open = True
+            await asyncio.sleep(5)
+        with pytest.raises(SinkAway):
+            await client
+        assert asyncio.get_running_loop().time() < 6
+
+    virtual_time.run(main())
+
+
+def test_a_flush_that_outlasts_the_drain_is_answered_with_the_truth() -> None:
+    """A hung database must not keep the service from ending, and nobody may be told that a row was not stored."""
+
+    async def main() -> None:
+        sink = FakeSink()
+        sink.seconds = 1000
+        async with batcher_of(sink).running(drain_seconds=5) as batcher:
+            flying = asyncio.create_task(batcher.write("lane", b"flying", 1, timeout_seconds=9999))
+            await asyncio.sleep(1)
+            waiting = asyncio.create_task(batcher.write("lane", b"waiting", 1, timeout_seconds=9999))
+            await asyncio.sleep(1)
+        assert asyncio.get_running_loop().time() == pytest.approx(7)
+        with pytest.raises(OutcomeUnknown):
+            await flying
+        with pytest.raises(Closed):
+            await waiting
+        assert not sink.is_open
+
+    virtual_time.run(main())
+
+
+def test_flushes_are_observed() -> None:
+    """Metrics come from what the batcher reports, failures included."""
+
+    async def main() -> None:
+        sink, flushes = FakeSink(), list[Flush]()
+
+        async def once() -> None:
+            sink.fail = None
+            await refuse()
+
+        sink.fail, sink.seconds = once, 0.5
+        async with batcher_of(sink, observe=flushes.append).running(drain_seconds=1) as batcher:
+            await batcher.write("lane", b"row", 3, timeout_seconds=9)
+        assert [(f.rows, f.size, f.submissions, f.failure is None) for f in flushes] == [
+            (3, 3, 1, False),
+            (3, 3, 1, True),
+        ]
+        assert [f.seconds for f in flushes] == pytest.approx([0.5, 0.5])
+
+    virtual_time.run(main())
+
+
+def test_retries_double_up_to_their_limit() -> None:
+    """A database that is away for a day is neither hammered nor forgotten."""
+    retry = Retry(first_seconds=0.1, max_seconds=2)
+    assert [retry.delay(failures) for failures in (0, 1)] == [0, 0]
+    assert 0.075 <= retry.delay(2) <= 0.1
+    assert 0.15 <= retry.delay(3) <= 0.2
+    assert 1.5 <= retry.delay(10_000) <= 2
+
+
+# -------------------------------------------------------------------- the laws, for random courses of events
+
+ACTIONS = st.one_of(
+    st.tuples(st.just("write"), st.sampled_from("abc"), st.integers(1, 4), st.floats(0.1, 5)),
+    st.tuples(st.just("sleep"), st.floats(0, 2)),
+    st.tuples(st.just("cancel"), st.integers(0, 50)),
+    st.tuples(st.just("slow"), st.floats(0, 3)),
+    st.tuples(st.just("break"), st.booleans(), st.booleans()),
+)
+
+
+@given(
+    actions=st.lists(ACTIONS, max_size=40),
+    slots=st.integers(1, 3),
+    bad=st.frozensets(st.integers(0, 40), max_size=5),
+    drain=st.floats(0, 20),
+)
+def test_the_laws_hold_whatever_happens(
+    actions: list[tuple[object, ...]], slots: int, bad: frozenset[int], drain: float
+) -> None:
+    """Success means stored exactly once, refusal not stored; everybody is answered, in order, within limits."""
+
+    async def main() -> None:
+        sinks = [FakeSink() for _ in range(slots)]
+        for sink in sinks:
+            sink.bad = frozenset(b"%d" % number for number in bad)
+        limits = Limits(batch_rows_max=6, batch_bytes_max=20, pending_rows_max=30, pending_bytes_max=40)
+        clients: list[asyncio.Task[object]] = []
+        async with batcher_of(*sinks, limits=limits).running(drain_seconds=drain) as batcher:
+            for action in actions:
+                await act(action, batcher, clients, sinks)
+                pending = batcher.statistics()
+                assert pending.pending_rows <= limits.pending_rows_max
+                assert pending.pending_bytes <= limits.pending_bytes_max
+        await asyncio.sleep(0)  # the clients' tasks take up their answers
+        check(clients, sinks)
+        assert batcher.statistics().pending_submissions == 0
+
+    virtual_time.run(main())
+
+
+async def act(
+    action: tuple[object, ...], batcher: Batcher, clients: list[asyncio.Task[object]], sinks: list[FakeSink]
+) -> None:
+    """Let one event happen. Client number n writes the payload n."""
+    match action:
+        case ("write", str(lane), int(rows), float(seconds)):
+            payload = b"%d" % len(clients)
+            clients.append(asyncio.create_task(batcher.write(lane, payload, rows, timeout_seconds=seconds)))
+        case ("sleep", float(seconds)):
+            await asyncio.sleep(seconds)
+        case ("cancel", int(number)) if number < len(clients):
+            clients[number].cancel()
+        case ("slow", float(seconds)):
+            sinks[0].seconds = seconds
+        case ("break", bool(writes), bool(opens)):
+            sinks[-1].fail = refuse if writes else None
+            sinks[-1].fail_open = opens
+
+
+def check(clients: list[asyncio.Task[object]], sinks: list[FakeSink]) -> None:
+    """The laws, for what the clients were told and what the sinks hold."""
+    stored = [payload for sink in sinks for _, payload in sink.stored]
+    assert len(stored) == len(set(stored)), "nothing twice"
+    for number, client in enumerate(clients):
+        payload = b"%d" % number
+        assert client.done(), "everybody is answered"
+        error = None if client.cancelled() else client.exception()
+        if client.cancelled() or isinstance(error, OutcomeUnknown):
+            continue  # stored or not: nobody was told either
+        if error is None:
+            assert client.result() == payload, "its own result"
+            assert payload in stored
+        else:
+            assert isinstance(error, NotQueued) or error.args == (payload,), "its own error"
+            assert payload not in stored
+    if len(sinks) == 1:
+        for lane in "abc":
+            order = [int(payload) for key, payload in sinks[0].stored if key == lane]
+            assert order == sorted(order), "in order of arrival within a lane"
