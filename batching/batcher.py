@@ -1,7 +1,7 @@
 """The batcher: flush slots that empty the queue, each through a sink of its own.
 
 Owns the flush rule (a lane with rows and a free slot are flushed at once; while all slots are busy, rows gather), the
-retries of a sink that is away, and draining. Decisions live in `queue.py`. Must not know what a payload means.
+retries of lanes and sinks that fail, and draining. Decisions live in `queue.py`. Must not know what a payload means.
 """
 
 from __future__ import annotations
@@ -29,13 +29,16 @@ class Sink(Protocol):
     """What one flush slot writes through, typically a database connection. Used by one task, one call at a time."""
 
     async def open(self) -> None:
-        """Make ready to write; called before the first `write` and after one that raised. May raise: tried again."""
+        """Make ready to write; called before the first `write` and after one that raised.
+
+        Raising means that nothing at all can be written through it at the moment: tried again until it does not.
+        """
 
     async def write(self, lane: Hashable, batch: Sequence[Submission], /) -> Sequence[Outcome]:
         """Store the batch and return the outcome of each submission, in order.
 
         An outcome that is an exception is final for that submission. Raising instead means that **none** was stored
-        and that it is worth trying again: the batch goes back to the queue.
+        and that it is worth trying again: the batch goes back to its lane, which pauses longer each time.
         """
 
     async def close(self) -> None:
@@ -71,12 +74,11 @@ class Flush:
 
 
 class _Slot:
-    """One flush slot: its sink and how its last attempts went."""
+    """One flush slot: its sink, and why it could not be opened the last time, if it could not."""
 
     def __init__(self, sink: Sink) -> None:
         self.sink = sink
         self.open = False
-        self.failures = 0
         self.retry_at = 0.0
         self.reason: Exception | None = None
 
@@ -88,7 +90,7 @@ class Batcher:
     measured on. Belongs to one event loop.
     """
 
-    _SWEEP_SECONDS = 0.05  # deadlines are seconds; a twentieth of one is early enough and costs nothing when idle
+    _SWEEP_SECONDS = 0.05  # deadlines and pauses are seconds; a twentieth of one is exact enough and costs nothing
 
     def __init__(
         self,
@@ -123,8 +125,7 @@ class Batcher:
             self._queue.put(lane, submission)
         except QueueFull:
             raise QueueFull(self._backlog_seconds()) from None
-        if self._idle and not self._waking:
-            self._wake_one()
+        self._wake_another()
 
     async def write(self, lane: Hashable, payload: bytes, rows: int, *, timeout_seconds: float) -> object:
         """Submit and wait: returns the sink's result once the rows are committed.
@@ -164,7 +165,7 @@ class Batcher:
         return self._queue.statistics()
 
     def away(self) -> SinkAway | None:
-        """Why nothing can be written now, or None as long as one slot is not waiting to retry."""
+        """Why nothing can be written now, or None as long as the sink of one slot is not known to be away."""
         soonest = math.inf
         reason: Exception | None = None
         for slot in self._slots:
@@ -221,8 +222,7 @@ class Batcher:
                 if batch is None:
                     await self._wait_for_rows()
                 else:
-                    if self._queue and self._idle and not self._waking:
-                        self._wake_one()  # other lanes, or more rows than one batch holds
+                    self._wake_another()  # for other lanes, or more rows than one batch holds
                     await self._flush(slot, batch)
                     self._check_drained()
         finally:
@@ -230,16 +230,20 @@ class Batcher:
                 await slot.sink.close()
 
     async def _open(self, slot: _Slot) -> None:
-        """Open the slot's sink, however long that takes."""
+        """Open the slot's sink, however long that takes. While no slot's sink can be opened, all is away."""
+        failures = 0
         while not slot.open:
-            delay = self._retry.delay(slot.failures)
+            delay = self._retry.delay(failures)
             slot.retry_at = self.clock() + delay
             if delay:
                 await anyio.sleep(delay)
             try:
                 await slot.sink.open()
             except Exception as error:  # noqa: BLE001 - whatever kept it from opening is reported and tried again
-                self._failed(slot, error)
+                failures += 1
+                slot.reason = error
+                if self._queue.closed and self.away() is not None:
+                    self._refuse_waiting()
             else:
                 slot.open = True
                 slot.reason = None
@@ -255,25 +259,16 @@ class Batcher:
             raise
         except Exception as error:  # noqa: BLE001 - the contract of a sink: raising means that nothing was stored
             failure = error
-            slot.open = False
-            self._queue.give_back(batch)
-            self._failed(slot, error)
+            slot.open = False  # it is opened again, which tells a lost connection from a table that is locked
+            delay = self._retry.delay(batch.failures + 1)
+            self._queue.give_back(batch, error, self.clock() + delay if delay else None)
+            self._wake_another()
         else:
-            slot.failures = 0
             self._queue.settle(batch, outcomes)
         seconds = self.clock() - started
         if failure is None:
             self._rate.add(batch.rows, seconds)
         self._observe(Flush(batch.lane, len(batch.submissions), batch.rows, batch.size, seconds, failure))
-
-    def _failed(self, slot: _Slot, error: Exception) -> None:
-        slot.failures += 1
-        if slot.failures > 1:
-            # The first failure is retried at once (a connection that was cut while idle is no outage).
-            slot.reason = error
-            slot.retry_at = self.clock()
-        if self._queue.closed and self.away() is not None:
-            self._refuse_waiting()
 
     async def _wait_for_rows(self) -> None:
         woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -287,14 +282,20 @@ class Batcher:
             else:
                 self._idle.remove(woken)
 
-    def _wake_one(self) -> None:
-        self._waking = True
-        self._idle.pop().set_result(None)
+    def _wake_another(self) -> None:
+        """If something waits and a slot is idle, have it take a batch."""
+        if self._queue and self._idle and not self._waking:
+            self._waking = True
+            self._idle.pop().set_result(None)
 
     async def _sweep(self) -> None:
         while True:
             await anyio.sleep(self._SWEEP_SECONDS)
-            if self._queue and self._queue.expire(self.clock()):
+            if self._queue.pending_submissions:
+                now = self.clock()
+                self._queue.expire(now)
+                self._queue.resume(now)
+                self._wake_another()
                 self._check_drained()
 
     # ---------------------------------------------------------------- draining and estimates

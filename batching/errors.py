@@ -34,10 +34,11 @@ class SinkAway(NotQueued):
 
 
 class DeadlinePassed(NotQueued):
-    """The submission's deadline passed while it waited in the queue."""
+    """The submission's deadline passed while it waited in the queue; `reason` is why its lane could not be written."""
 
-    def __init__(self) -> None:
+    def __init__(self, reason: BaseException | None = None) -> None:
         super().__init__("the deadline passed before the rows could be written")
+        self.reason = reason
 
 
 class Closed(NotQueued):

@@ -6,7 +6,6 @@ who flushes or when; `batcher.py` asks for batches and reports how they ended.
 
 from __future__ import annotations
 
-import enum
 import itertools
 import logging
 from collections import deque
@@ -36,15 +35,6 @@ class Limits:
     pending_bytes_max: int = 256 * 1024 * 1024
 
 
-class State(enum.Enum):
-    """Where a submission is. It only moves down this list, except that a batch that could not be written goes back."""
-
-    NEW = enum.auto()
-    WAITING = enum.auto()
-    IN_BATCH = enum.auto()
-    ANSWERED = enum.auto()
-
-
 class Submission:
     """Some rows that are stored together or not at all, and whom to tell.
 
@@ -53,38 +43,47 @@ class Submission:
     was refused by `put` or withdrawn.
     """
 
-    __slots__ = ("answer", "deadline", "payload", "rows", "state", "waiting_in")
+    __slots__ = ("answer", "answered", "deadline", "payload", "rows", "waiting_in")
 
     def __init__(self, payload: bytes, rows: int, deadline: float, answer: Callable[[Outcome], object]) -> None:
         self.payload = payload
         self.rows = rows
         self.deadline = deadline
         self.answer = answer
-        self.state = State.NEW
+        self.answered = False
         self.waiting_in: Lane | None = None
 
 
 class Lane:
-    """The submissions that may share a batch, in order of arrival."""
+    """The submissions that may share a batch, in order of arrival.
 
-    __slots__ = ("key", "rows", "size", "waiting")
+    `failures` counts the batches in a row that could not be written, `reason` says why the last one could not.
+    """
+
+    __slots__ = ("failures", "key", "paused_until", "reason", "rows", "size", "waiting")
 
     def __init__(self, key: Hashable) -> None:
         self.key = key
         self.rows = 0
         self.size = 0
+        self.failures = 0
+        self.reason: Exception | None = None
+        self.paused_until: float | None = None
         # A dict as an ordered set: withdrawing from the middle leaves no tombstones for a hostile client to pile up.
         self.waiting: dict[Submission, None] = {}
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Submissions of one lane that are written together. `size` is the bytes of their payloads."""
+    """Submissions of one lane that are written together. `size` is the bytes of their payloads, `failures` how often
+    the lane has failed in a row.
+    """
 
     lane: Hashable
     submissions: Sequence[Submission]
     rows: int
     size: int
+    failures: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,10 +109,13 @@ class Queue:
         self.pending_rows = 0
         self.pending_bytes = 0
         self._lanes: dict[Hashable, Lane] = {}
-        self._turns: deque[Lane] = deque()  # each lane with waiting rows, once; the leftmost is served next
+        # Each lane has waiting rows and is in one of these: in `_turns`, where the leftmost is served next, or in
+        # `_paused`, after a batch of it could not be written.
+        self._turns: deque[Lane] = deque()
+        self._paused: dict[Lane, None] = {}
 
     def __len__(self) -> int:
-        """How many lanes have something that waits for a batch."""
+        """How many lanes could be given a batch of."""
         return len(self._turns)
 
     def put(self, key: Hashable, submission: Submission) -> None:
@@ -139,7 +141,6 @@ class Queue:
         lane.waiting[submission] = None
         lane.rows += rows
         lane.size += size
-        submission.state = State.WAITING
         submission.waiting_in = lane
         self.pending_submissions += 1
         self.pending_rows += rows
@@ -156,11 +157,10 @@ class Queue:
         limits = self.limits
         if lane.rows <= limits.batch_rows_max and lane.size <= limits.batch_bytes_max:
             del self._lanes[lane.key]
-            batch = Batch(lane.key, tuple(lane.waiting), lane.rows, lane.size)
+            batch = Batch(lane.key, tuple(lane.waiting), lane.rows, lane.size, lane.failures)
         else:
             batch = self._take_head(lane)
         for submission in batch.submissions:
-            submission.state = State.IN_BATCH
             submission.waiting_in = None
         return batch
 
@@ -184,23 +184,37 @@ class Queue:
             self._turns.append(lane)
         else:
             del self._lanes[lane.key]
-        return Batch(lane.key, tuple(taken), rows, size)
+        return Batch(lane.key, tuple(taken), rows, size, lane.failures)
 
-    def give_back(self, batch: Batch) -> None:
+    def give_back(self, batch: Batch, reason: Exception, pause_until: float | None = None) -> None:
         """Nothing of the batch was stored: its submissions wait again, at the head of their lane.
 
-        The lane goes behind all others, so that one that cannot be written does not hold up the rest.
+        The lane goes behind all others or, with `pause_until`, is not served before `resume` is told that this time has
+        come: one that cannot be written must not hold up the rest.
         """
         lane = self._lanes.get(batch.lane)
         if lane is None:
             lane = self._lanes[batch.lane] = Lane(batch.lane)
-            self._turns.append(lane)
+        else:
+            self._leave_order(lane)
         lane.waiting = dict.fromkeys(itertools.chain(batch.submissions, lane.waiting))
         lane.rows += batch.rows
         lane.size += batch.size
+        lane.failures = max(lane.failures, batch.failures) + 1
+        lane.reason = reason
+        lane.paused_until = pause_until
+        if pause_until is None:
+            self._turns.append(lane)
+        else:
+            self._paused[lane] = None
         for submission in batch.submissions:
-            submission.state = State.WAITING
             submission.waiting_in = lane
+
+    def resume(self, now: float) -> None:
+        """Let the lanes whose pause is over have their turn again."""
+        for lane in [lane for lane in self._paused if lane.paused_until is not None and lane.paused_until <= now]:
+            self._leave_order(lane)
+            self._turns.append(lane)
 
     def settle(self, batch: Batch, outcomes: Sequence[Outcome]) -> None:
         """The batch ended: tell each of its submissions its own outcome (one each, in the batch's order)."""
@@ -208,6 +222,9 @@ class Queue:
             # A bug of the sink. Somebody waits for each submission, so each is told what is known: nothing.
             logger.error("a sink gave %d outcomes for %d submissions", len(outcomes), len(batch.submissions))
             outcomes = [OutcomeUnknown() for _ in batch.submissions]
+        lane = self._lanes.get(batch.lane)
+        if lane is not None:
+            lane.failures = 0
         for submission, outcome in zip(batch.submissions, outcomes, strict=True):
             self._answer(submission, outcome)
 
@@ -216,59 +233,64 @@ class Queue:
 
         True: it had not been given to a sink and will not be written. False: too late, its flush has begun or ended.
         """
-        if submission.state is not State.WAITING:
+        lane = submission.waiting_in
+        if lane is None:
             return False
-        self._leave_lane(submission)
-        submission.state = State.ANSWERED
+        self._leave_lane(submission, lane)
+        submission.answered = True
         self._forget(submission)
         return True
 
     def expire(self, now: float) -> int:
         """Answer `DeadlinePassed` to whatever waits and whose deadline is not after `now`; how many there were."""
-        late = [s for lane in self._turns for s in lane.waiting if s.deadline <= now]
-        self._refuse(late, DeadlinePassed)
+        late = [s for lane in self._lanes.values() for s in lane.waiting if s.deadline <= now]
+        self._refuse(late, lambda lane: DeadlinePassed(lane.reason))
         return len(late)
 
     def refuse_waiting(self, reason: Callable[[], NotQueued]) -> int:
         """Answer an exception of its own, made by `reason`, to everything that waits; how many there were."""
-        waiting = [s for lane in self._turns for s in lane.waiting]
-        self._refuse(waiting, reason)
+        waiting = [s for lane in self._lanes.values() for s in lane.waiting]
+        self._refuse(waiting, lambda _: reason())
         return len(waiting)
 
     def statistics(self) -> Statistics:
         """What is pending at this moment."""
         return Statistics(
             lanes=len(self._lanes),
-            waiting_submissions=sum(len(lane.waiting) for lane in self._turns),
-            waiting_rows=sum(lane.rows for lane in self._turns),
-            waiting_bytes=sum(lane.size for lane in self._turns),
+            waiting_submissions=sum(len(lane.waiting) for lane in self._lanes.values()),
+            waiting_rows=sum(lane.rows for lane in self._lanes.values()),
+            waiting_bytes=sum(lane.size for lane in self._lanes.values()),
             pending_submissions=self.pending_submissions,
             pending_rows=self.pending_rows,
             pending_bytes=self.pending_bytes,
         )
 
-    def _refuse(self, submissions: Sequence[Submission], reason: Callable[[], NotQueued]) -> None:
+    def _refuse(self, submissions: Sequence[Submission], reason: Callable[[Lane], NotQueued]) -> None:
         for submission in submissions:
-            # An answer may withdraw others, so look again before taking each one out.
-            if submission.state is State.WAITING:
-                self._leave_lane(submission)
-                self._answer(submission, reason())
+            lane = submission.waiting_in
+            if lane is not None:  # else an answer to another one has withdrawn it meanwhile
+                self._leave_lane(submission, lane)
+                self._answer(submission, reason(lane))
 
-    def _leave_lane(self, submission: Submission) -> None:
-        lane = submission.waiting_in
-        assert lane is not None, "a waiting submission is in a lane"  # noqa: S101 - an invariant, for the type checker too
+    def _leave_lane(self, submission: Submission, lane: Lane) -> None:
         del lane.waiting[submission]
         lane.rows -= submission.rows
         lane.size -= len(submission.payload)
         submission.waiting_in = None
         if not lane.waiting:
             del self._lanes[lane.key]
+            self._leave_order(lane)
+
+    def _leave_order(self, lane: Lane) -> None:
+        if lane in self._paused:
+            del self._paused[lane]
+        else:
             self._turns.remove(lane)
 
     def _answer(self, submission: Submission, outcome: Outcome) -> None:
-        if submission.state is State.ANSWERED:
+        if submission.answered:
             return
-        submission.state = State.ANSWERED
+        submission.answered = True
         self._forget(submission)
         try:
             submission.answer(outcome)

@@ -35,7 +35,7 @@ from service.problems import (
     refusal,
 )
 from service.settings import Settings
-from sql import Fault, Rejected
+from sql import Fault, Rejected, TableChanged
 
 logger = logging.getLogger(__name__)
 
@@ -100,16 +100,14 @@ async def metrics_text(http: HttpRequest) -> Response:
 async def post_rows(http: HttpRequest) -> Response:
     """Store the rows of the body in a table. The body is a JSON object, a JSON array of objects, or NDJSON."""
     service = _service(http)
-    rows = 0
+    posted = _Posted(http, service)
     try:
-        write = await _read(service, http)
-        rows = write.rows
-        answer = await _store(service, write)
+        answer = await posted.answer()
     except Exception as error:
         problem = problem_of(error)
         if not is_expected(error):
             logger.exception("a request failed in a way that was not foreseen")
-        service.metrics.answered(problem.outcome, rows)
+        service.metrics.answered(problem.outcome, posted.rows)
         answer = problem.answer
     return _response(answer)
 
@@ -117,34 +115,71 @@ async def post_rows(http: HttpRequest) -> Response:
 # -------------------------------------------------------------------- a request's way
 
 
-async def _read(service: Service, http: HttpRequest) -> Write:
-    """Read the body into rows. A name that the catalog does not have is looked up once more in a newer one."""
-    headers = http.headers
-    request = Request(
-        table=http.path_params["table"],
-        content_type=headers.get("content-type", ""),
-        prefer=",".join(headers.getlist("prefer")),
-        schema=headers.get("content-profile", ""),
-    )
-    body = _Body(http, service.settings)
-    try:
-        return await _encode(service, request, body)
-    except Rejected as error:
-        if not is_miss(error):
-            raise
-    await service.watch.after_miss()
-    return await _encode(service, request, body)
+class _Posted:
+    """One request to store rows."""
 
+    def __init__(self, http: HttpRequest, service: Service) -> None:
+        headers = http.headers
+        self.rows = 0
+        self._service = service
+        self._body = _Body(http, service.settings)
+        self._request = Request(
+            table=http.path_params["table"],
+            content_type=headers.get("content-type", ""),
+            prefer=",".join(headers.getlist("prefer")),
+            schema=headers.get("content-profile", ""),
+        )
 
-async def _encode(service: Service, request: Request, body: _Body) -> Write:
-    plan = service.ingest.plan(request)
-    async for chunk in body:
-        plan.feed(chunk)
-    return plan.finish()
+    async def answer(self) -> Answer:
+        """Read, store, answer. A table that changed meanwhile gets a second try by the new catalog."""
+        try:
+            return await self._store(await self._read())
+        except TableChanged:
+            if not self._body.complete:
+                raise
+            return await self._store(await self._read())
+
+    async def _read(self) -> Write:
+        """Read the body into rows. A name that the catalog does not have is looked up once more in a newer one."""
+        try:
+            write = await self._encode()
+        except Rejected as error:
+            if not is_miss(error):
+                raise
+            await self._service.watch.after_miss()
+            write = await self._encode()
+        self.rows = write.rows
+        self._body.forget_if_large()
+        return write
+
+    async def _encode(self) -> Write:
+        plan = self._service.ingest.plan(self._request)
+        async for chunk in self._body:
+            plan.feed(chunk)
+        return plan.finish()
+
+    async def _store(self, write: Write) -> Answer:
+        """Hand the rows to the batcher and wait for the commit, unless the client asked not to wait."""
+        service, preferences = self._service, write.preferences
+        if preferences.respond_async:
+            if write.rows:
+                deadline = service.batcher.clock() + write.wait_seconds
+                afterwards = _Afterwards(service, write)
+                service.batcher.submit(write.target, Submission(write.payload, write.rows, deadline, afterwards))
+            return accepted(preferences)
+        result: object = None
+        if write.rows:
+            result = await service.batcher.write(
+                write.target, write.payload, write.rows, timeout_seconds=write.wait_seconds
+            )
+        service.metrics.answered("committed", write.rows)
+        return stored(preferences, result)
 
 
 class _Body:
     """The chunks of a request's body, within the limits on its size and time. Can be gone through again."""
+
+    _KEPT_BYTES_MAX = 64 * 1024
 
     def __init__(self, http: HttpRequest, settings: Settings) -> None:
         self._bytes_max = settings.body_bytes_max
@@ -154,6 +189,8 @@ class _Body:
         self._stream = http.stream()
         self._chunks: list[bytes] = []
         self._size = 0
+        self.complete = False
+        """Whether all chunks are here to be gone through again."""
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         if self._declared > self._bytes_max:
@@ -162,11 +199,12 @@ class _Body:
             yield chunk
             await asyncio.sleep(0)  # others run between the pieces of a large body
         deadline = asyncio.get_running_loop().time() + self._seconds_max
-        while True:
+        while not self.complete:
             try:
                 async with asyncio.timeout_at(deadline):
                     chunk = await anext(self._stream)
             except StopAsyncIteration:
+                self.complete = True
                 return
             except TimeoutError:
                 raise Refused(body_late(self._seconds_max)) from None
@@ -177,24 +215,11 @@ class _Body:
                 self._chunks.append(chunk)
                 yield chunk
 
-
-async def _store(service: Service, write: Write) -> Answer:
-    """Hand the rows to the batcher and wait for the commit, unless the client asked not to wait."""
-    preferences = write.preferences
-    if preferences.respond_async:
-        if write.rows:
-            deadline = service.batcher.clock() + write.wait_seconds
-            service.batcher.submit(
-                write.target, Submission(write.payload, write.rows, deadline, _Afterwards(service, write))
-            )
-        return accepted(preferences)
-    result: object = None
-    if write.rows:
-        result = await service.batcher.write(
-            write.target, write.payload, write.rows, timeout_seconds=write.wait_seconds
-        )
-    service.metrics.answered("committed", write.rows)
-    return stored(preferences, result)
+    def forget_if_large(self) -> None:
+        """Free the memory of a large body; its rows are encoded, and looking at it again is a rare need."""
+        if self._size > self._KEPT_BYTES_MAX:
+            self._chunks.clear()
+            self.complete = False
 
 
 class _Afterwards:

@@ -14,6 +14,7 @@ import logging
 import os
 import pwd
 import shlex
+import shutil
 import stat
 import subprocess
 import tempfile
@@ -71,7 +72,11 @@ class EmbeddedPostgres:
         `EmbeddedError`.
         """
         folder = folder.absolute()
-        folder.mkdir(parents=True, exist_ok=True)
+        _binaries()  # says what to install, before anything is made
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise EmbeddedError(f"There is no database, and none can be kept in {folder}: {error.strerror}.") from error
         data = folder / "postgres"
         user = _server_user(data)
         if user is not None:
@@ -82,28 +87,33 @@ class EmbeddedPostgres:
         # Each service holds a shared lock as long as it lives; the kernel releases it however the service ends.
         lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         server = cls(folder, socket_folder, user, lock)
-        with _starting(folder):
-            fcntl.flock(lock, fcntl.LOCK_SH)
-            if not (data / "PG_VERSION").exists():
-                server._initialise(data, settings or {})
-            if server._control("status", check=False).returncode != 0:
-                # A comma would end the folder's name, hence the quotes inside; pg_ctl's shell takes the outer ones.
-                options = f"-c listen_addresses= -c port={_PORT} -c unix_socket_directories="
-                options += shlex.quote(f'"{socket_folder}"')
-                log = f"--log={data / 'server.log'}"
-                server._control("start", "--wait", f"--timeout={_START_SECONDS}", log, f"--options={options}")
+        try:
+            with _starting(folder):
+                fcntl.flock(lock, fcntl.LOCK_SH)
+                if not data.exists():
+                    server._initialise(data, settings or {})
+                if server._control("status", check=False).returncode != 0:
+                    # A comma would end the folder's name, hence the quotes inside; pg_ctl's shell takes the outer ones.
+                    options = f"-c listen_addresses= -c port={_PORT} -c unix_socket_directories="
+                    options += shlex.quote(f'"{socket_folder}"')
+                    log = f"--log={data / 'server.log'}"
+                    server._control("start", "--wait", f"--timeout={_START_SECONDS}", log, f"--options={options}")
+        except BaseException:
+            os.close(lock)
+            raise
         return server
 
     def stop(self) -> None:
         """Leave the server; stop it if no other service uses it. Blocks until it has stopped."""
-        try:
-            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return  # another service of this folder still needs it
-        else:
-            self._control("stop", "--mode=fast", "--wait", check=False)
-        finally:
-            os.close(self.lock)
+        with _starting(self.folder):
+            try:
+                fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                pass  # another service of this folder still needs it
+            else:
+                self._control("stop", "--mode=fast", "--wait", check=False)
+            finally:
+                os.close(self.lock)
 
     async def create_demo_table(self) -> None:
         """Make the table `events` in a database that has no table yet."""
@@ -115,17 +125,21 @@ class EmbeddedPostgres:
             await connection.close()
 
     def _initialise(self, data: Path, settings: Mapping[str, str]) -> None:
+        """Make a new data folder. It gets its name when it is complete, so a start that is cut short leaves no half."""
         logger.info("creating a database in %s", data)
-        data.mkdir(mode=0o700, exist_ok=True)
+        new = data.with_name("postgres.new")
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir(mode=0o700)
         if self.user is not None:
             entry = pwd.getpwnam(self.user)
-            os.chown(data, entry.pw_uid, entry.pw_gid)
+            os.chown(new, entry.pw_uid, entry.pw_gid)
         # The socket's folder admits only its owner (and root), so no password is needed behind it.
         # The builtin provider sorts by code point and knows letters beyond ASCII, whatever locales the system has.
         locale = ("--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
-        self._run("initdb", "--auth=trust", "--encoding=UTF8", *locale, "--username=postgres", f"--pgdata={data}")
-        with (data / "postgresql.conf").open("a") as conf:
+        self._run("initdb", "--auth=trust", "--encoding=UTF8", *locale, "--username=postgres", f"--pgdata={new}")
+        with (new / "postgresql.conf").open("a") as conf:
             conf.writelines(f"{name} = '{value}'\n" for name, value in settings.items())
+        new.rename(data)
 
     def _control(self, action: str, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         return self._run("pg_ctl", action, f"--pgdata={self.folder / 'postgres'}", *arguments, check=check)

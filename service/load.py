@@ -9,6 +9,7 @@ from __future__ import annotations
 import bisect
 import random
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -267,15 +268,16 @@ class Loader:
     async def _answer(self, rows: list[Row]) -> Verdict:
         """Send rows until the answer is another than LATER, or the load stops."""
         body = b"\n".join([row.data for row in rows]) + b"\n"
-        waited = 0.0
+        give_up_at: float | None = None
         verdict = Verdict(Kind.LATER)
         while not self.stopping:
             verdict = await self._exchange(body)
             if verdict.kind is not Kind.LATER:
                 break
             pause = verdict.seconds + random.uniform(*_JITTER_SECONDS)  # noqa: S311 - spreads retries, protects nothing
-            waited += pause
-            if waited > self._limits.retry_seconds_max:
+            now = anyio.current_time()
+            give_up_at = give_up_at or now + self._limits.retry_seconds_max
+            if now + pause > give_up_at:
                 self.stop(f"not stored after {self._limits.retry_seconds_max:g} s of trying: {verdict.message}")
                 break
             if verdict.message != self._noticed:
@@ -337,7 +339,7 @@ def _progress(source: Source) -> Iterator[Progress]:
     console = Console(stderr=True, soft_wrap=True)
     columns = [BarColumn(), TaskProgressColumn(), DownloadColumn()] if source.size is not None else []
     rows = TextColumn("{task.fields[rows]:,} rows, {task.fields[per_second]:,.0f} rows/s")
-    with Progress(*columns, rows, console=console, disable=not console.is_terminal, transient=True) as progress:
+    with Progress(*columns, rows, console=console, disable=not sys.stderr.isatty(), transient=True) as progress:
         progress.add_task("", total=source.size, rows=0, per_second=0.0)
         yield progress
 

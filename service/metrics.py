@@ -24,7 +24,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._requests = Counter(
             "headrace_requests",
-            "Requests to write rows, by outcome: committed, accepted (202), or the class of the refusal.",
+            "Requests to write rows, by outcome: committed, rejected (4xx), shed (429, 503), unknown, failed.",
             ["outcome"],
             registry=self.registry,
         )

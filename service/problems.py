@@ -147,7 +147,8 @@ def problem_of(error: BaseException) -> Problem:  # noqa: C901, PLR0911 - a tabl
         case Refused(problem=problem):
             return problem
         case Rejected(fault=fault):
-            return Problem(_status(fault.code), fault)
+            status = _status(fault.code)
+            return Problem(status, fault, 1 if status == 503 else None)
         case QueueFull(retry_seconds=seconds):
             return Problem(429, Fault(QUEUE_FULL, "Too many rows are waiting to be written"), seconds)
         case TooLarge(what=what, limit=limit):
@@ -157,11 +158,13 @@ def problem_of(error: BaseException) -> Problem:  # noqa: C901, PLR0911 - a tabl
         case TableChanged():
             return Problem(503, Fault(TABLE_CHANGED, "The table was changed meanwhile; nothing was stored"), 0)
         case Unavailable():
-            return Problem(503, Fault("PGRST000", "The database cannot be reached", str(error)), 1)
+            message = "The database cannot take the rows now; nothing was stored"
+            return Problem(503, Fault("PGRST000", message, str(error)), 1)
         case CatalogMissing():
             return Problem(503, Fault("PGRST002", "The tables are not known yet: the database cannot be reached"), 1)
-        case DeadlinePassed():
-            return Problem(503, Fault(NOT_IN_TIME, "The rows could not be written in time; nothing was stored"), 1)
+        case DeadlinePassed(reason=reason):
+            message = "The rows could not be written in time; nothing was stored"
+            return Problem(503, Fault(NOT_IN_TIME, message, None if reason is None else str(reason)), 1)
         case Closed():
             return Problem(503, Fault(STOPPING, "The service is stopping; nothing was stored"), 1)
         case OutcomeUnknown() | FlushCut():

@@ -239,7 +239,7 @@ def csv_rows(lines: Iterable[bytes], file: File) -> Iterator[Row | Refusal]:
 
 def _csv_row(line: int, names: list[str], fields: list[str], file: File) -> Row | Refusal:
     if len(fields) != len(names):
-        return Refusal(line, None, f"{len(fields)} fields, but {len(names)} columns")
+        return Refusal(line, None, f"number of fields: {len(fields)} instead of {len(names)}")
     values: dict[str, str | msgspec.Raw | None] = {
         name: None if value == file.null else value for name, value in zip(names, fields, strict=True)
     }

@@ -20,7 +20,7 @@ MIB = 1024 * 1024
 class Settings(BaseSettings):
     """What an operator can decide. A value that makes no sense is refused at start, with the variable's name."""
 
-    model_config = SettingsConfigDict(env_prefix="HEADRACE_", frozen=True, extra="forbid", env_ignore_empty=True)
+    model_config = SettingsConfigDict(env_prefix="HEADRACE_", frozen=True, extra="forbid")
 
     dsn: str | None = Field(
         default=None,
@@ -72,6 +72,11 @@ class Settings(BaseSettings):
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
+
+    @field_validator("dsn")
+    @classmethod
+    def _none_for_empty(cls, value: str | None) -> str | None:
+        return value or None
 
     @field_validator("prefix")
     @classmethod

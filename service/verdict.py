@@ -59,9 +59,11 @@ def judge(response: httpx2.Response) -> Verdict:
     problem = _problem(response)
     kind = _kind(response, problem)
     row = response.headers.get("headrace-row", "")
+    words = " ".join(filter(None, [problem.message, problem.details and f"({problem.details})", problem.hint]))
     return Verdict(
         kind=kind,
-        message=" ".join(filter(None, [problem.message, problem.details and f"({problem.details})", problem.hint])),
+        # One line for a terminal, whatever the value was that it quotes.
+        message="".join([char if char.isprintable() else " " for char in words]),
         seconds=_seconds(response.headers.get("retry-after", "1")),
         row=int(row) if row.isascii() and row.isdigit() else 0,
         column=response.headers.get("headrace-column"),

@@ -39,7 +39,8 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column. `type` is as `format_type` writes it; `identity` is "always", "by default" or None.
+    """One column. `type` is as `format_type` writes it; `identity` is "always", "by default" or None. `default` may be
+    that of a domain.
 
     `delimiter` and `json_elements` describe the elements of an array: what stands between them, whether they are JSON.
     """
@@ -55,9 +56,14 @@ class Column:
     json_elements: bool = False
 
     @property
+    def has_default(self) -> bool:
+        """Whether a row without this column gets anything but NULL."""
+        return self.default is not None or self.identity is not None
+
+    @property
     def required(self) -> bool:
         """Whether a row without this column must fail."""
-        return self.not_null and self.default is None and self.identity is None and not self.generated
+        return self.not_null and not self.has_default and not self.generated
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from msgspec import Raw, Struct
 from sql.catalog import Catalog, Table
 from sql.errors import Fault, Rejected, unknown_column
 from sql.shape import Shape
-from sql.values import DEFAULT
+from sql.values import DEFAULT, NULL
 
 _COMPILE_AFTER_ROWS = 8
 """Generating a decoder costs about 0.5 ms, as much as 200 rows the slow way; not worth it for a stray set of keys."""
@@ -164,20 +164,24 @@ class CopyCodec:
             raise Rejected(error.fault.at(number)) from None
 
     def union(self, segments: list[tuple[Shape, list[str], int]]) -> Encoded:
-        """Rows with different keys: all columns that occur, with the marker for DEFAULT where a row has none."""
+        """Rows with different keys: all columns that occur, with their default where a row has none."""
         if not self._copy_default:
             raise Rejected(
                 Fault("PGRST102", "All object keys must match", hint="Rows with different keys need PostgreSQL 16.")
             )
+        columns = self._columns.table.columns
         shape = self._columns.shape_of(name for segment, _, _ in segments for name in segment.columns)
         lines: list[str] = []
         for segment, texts, rows in segments:
-            places = [segment.columns.index(name) if name in segment.columns else None for name in shape.columns]
+            places = [
+                segment.columns.index(name) if name in segment.columns else -2 if columns[name].has_default else -1
+                for name in shape.columns
+            ]
             # Tabs and line ends inside values are escaped, so splitting finds the fields. A row without any field is
-            # an empty line.
+            # an empty line. COPY takes the marker for DEFAULT only where there is one.
             for line in "".join(texts).split("\n")[:rows]:
-                fields = line.split("\t")
-                lines.append("\t".join([DEFAULT if place is None else fields[place] for place in places]))
+                fields = [*line.split("\t"), DEFAULT, NULL]
+                lines.append("\t".join([fields[place] for place in places]))
         lines.append("")
         return Encoded(shape.columns, "\n".join(lines).encode(), len(lines) - 1)
 

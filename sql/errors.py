@@ -50,8 +50,9 @@ class Unavailable(SqlError):
     """The database is away or too busy; trying again later may help. Nothing was stored."""
 
 
-class TableChanged(Unavailable):
-    """The table is not what it was when the rows were encoded; encoding them again by the new catalog may help."""
+class TableChanged(SqlError):
+    """The table is not what it was when the rows were encoded; encoding them again by the new catalog may help.
+    Nothing was stored."""
 
 
 class OutcomeUnknown(SqlError):

@@ -126,7 +126,7 @@ class Slot:
                         raise
                     # Others have their verdict or are stored, so the batch cannot go back to the queue as a whole.
                     for index in [*stretch, *(index for other in stretches for index in other)]:
-                        attempt.outcomes[index] = type(unavailable)(str(unavailable))
+                        attempt.outcomes[index] = Unavailable(str(unavailable))
                     stretches.clear()
         return [attempt.outcomes[index] for index in range(len(batch))]
 
@@ -197,7 +197,8 @@ class Slot:
             attempt.reject(stretch, unknown_column(table.name, min(gone)).fault)
             return []
         if target.way is Way.COPY and not table.copyable:
-            raise TableChanged(one_line(error)) from error
+            attempt.outcomes.update((index, TableChanged(one_line(error))) for index in stretch)
+            return []
         return [stretch]
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import asyncpg
 
 from sql.catalog import SERVER_VERSION_MIN, Catalog, load
-from sql.errors import CatalogMissing, Unavailable, one_line
+from sql.errors import Unavailable, one_line
 from sql.slot import Timeouts, connect
 
 if TYPE_CHECKING:
@@ -100,20 +100,16 @@ class CatalogWatch:
     async def after_miss(self) -> Catalog:
         """The catalog for a second look at a name that was not in it: read after the call, but not all the time.
 
-        Raises `CatalogMissing` if there is none yet.
+        Raises `Unavailable` while it cannot be read, for then nobody can say that there is no such name.
         """
         now = asyncio.get_running_loop().time()
         pause = self._read_at + self._read_took * (1 + self._MISS_PAUSE) - now
         if pause > 0:
             await asyncio.sleep(pause)
-        try:
-            async with self._reading:
-                if self.catalog is None or self._read_at < now:  # else another miss has had it read meanwhile
-                    await self._read()
-        except Unavailable:
-            pass  # then the catalog at hand is the best knowledge there is
-        if self.catalog is None:
-            raise CatalogMissing
+        async with self._reading:
+            if self.catalog is None or self._read_at < now:  # else another miss has had it read meanwhile
+                await self._read()
+        assert self.catalog is not None  # noqa: S101 - _read sets it or raises
         return self.catalog
 
     async def _connect(self) -> None:

@@ -76,5 +76,10 @@ async def run_service(**settings: Any) -> AsyncIterator[Running]:
         await serving
 
 
+async def rows_of(db: Connection, query: str) -> list[tuple[Any, ...]]:
+    """What a query gives, as plain tuples."""
+    return [tuple(record) for record in await db.fetch(query)]
+
+
 Start = Callable[..., AbstractAsyncContextManager[Running]]
 """`run_service`, as a fixture that tests take."""

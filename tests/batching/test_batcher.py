@@ -213,6 +213,51 @@ def test_one_slot_that_works_is_enough() -> None:
     virtual_time.run(main())
 
 
+def test_a_lane_that_cannot_be_written_does_not_hold_up_the_others() -> None:
+    """A locked table is its own clients' trouble: nobody is told that the database is away, and others are written."""
+
+    async def main() -> None:
+        class Picky(FakeSink):
+            async def write(self, lane: Hashable, batch: Sequence[Submission], /) -> Sequence[Outcome]:
+                if lane == "locked" and asyncio.get_running_loop().time() < 5:
+                    self.is_open = False
+                    raise TimeoutError("lock timeout")
+                return await super().write(lane, batch)
+
+        sink = Picky()
+        async with batcher_of(sink).running(drain_seconds=1) as batcher:
+            patient = asyncio.create_task(batcher.write("locked", b"patient", 1, timeout_seconds=10))
+            hasty = asyncio.create_task(batcher.write("locked", b"hasty", 1, timeout_seconds=1))
+            for number in range(40):
+                await asyncio.sleep(0.1)
+                assert batcher.away() is None
+                await batcher.write("open", b"%d" % number, 1, timeout_seconds=0.06)
+            with pytest.raises(DeadlinePassed) as late:
+                await hasty
+            assert str(late.value.reason) == "lock timeout"
+            assert await patient == b"patient"
+            assert asyncio.get_running_loop().time() < 8, "after the longest pause at the latest"
+
+    virtual_time.run(main())
+
+
+def test_a_batch_that_one_slot_cannot_write_goes_to_an_idle_one() -> None:
+    """Rows must not wait for a broken connection to be mended while a sound one has nothing to do."""
+
+    async def main() -> None:
+        broken, sound = FakeSink(), FakeSink()
+        async with batcher_of(broken, sound).running(drain_seconds=1) as batcher:
+            await asyncio.sleep(1)
+            for sink in (broken, sound):  # whichever is first
+                broken.fail_open = sound.fail_open = False
+                broken.fail = sound.fail = None
+                sink.fail, sink.fail_open = refuse, True
+                assert await batcher.write("lane", b"row", 1, timeout_seconds=1) == b"row"
+        assert asyncio.get_running_loop().time() == pytest.approx(1)
+
+    virtual_time.run(main())
+
+
 def test_cancelling_a_waiter_withdraws_its_rows_and_harms_no_other() -> None:
     """A client that goes away must neither fail the batch nor have rows written that nobody waits for."""
 
@@ -278,6 +323,7 @@ def test_stopping_while_the_sink_is_away_answers_everybody_at_once() -> None:
         sink = FakeSink()
         sink.fail = refuse
         async with batcher_of(sink).running(drain_seconds=60) as batcher:
+            await asyncio.sleep(0)
             client = asyncio.create_task(batcher.write("lane", b"row", 1, timeout_seconds=60))
             sink.fail_open = True
             await asyncio.sleep(5)

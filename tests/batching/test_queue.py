@@ -27,6 +27,8 @@ class QueueLaws(RuleBasedStateMachine):
         self.in_batches: list[Batch] = []
         self.numbers: dict[Submission, int] = {}
         self.turns_missed: Counter[str] = Counter()
+        self.paused: dict[str, int] = {}
+        self.clock = 0
 
     def _pending(self) -> list[Submission]:
         flying = [s for batch in self.in_batches for s in batch.submissions]
@@ -64,9 +66,11 @@ class QueueLaws(RuleBasedStateMachine):
     @rule()
     def take(self) -> None:
         batch = self.queue.take()
+        ready = {lane for lane, rest in self.waiting.items() if rest and lane not in self.paused}
         if batch is None:
-            assert not any(self.waiting.values())
+            assert not ready
             return
+        assert batch.lane in ready
         lane = self.waiting[str(batch.lane)]
         taken = list(batch.submissions)
         assert taken
@@ -79,7 +83,7 @@ class QueueLaws(RuleBasedStateMachine):
         self.in_batches.append(batch)
         self.turns_missed[str(batch.lane)] = 0
         for other, rest in self.waiting.items():
-            if rest and other != batch.lane:
+            if rest and other != batch.lane and other not in self.paused:
                 self.turns_missed[other] += 1
                 assert self.turns_missed[other] < 2 * len(LANES), "every lane has its turn"
 
@@ -96,8 +100,13 @@ class QueueLaws(RuleBasedStateMachine):
     @rule(data=st.data())
     def give_back(self, data: st.DataObject) -> None:
         batch = self.in_batches.pop(data.draw(st.integers(0, len(self.in_batches) - 1)))
-        self.queue.give_back(batch)
+        self.clock += 1
+        pause = self.clock + 5 if data.draw(st.booleans()) else None
+        self.queue.give_back(batch, ConnectionError(), pause)
         lane = str(batch.lane)
+        self.paused.pop(lane, None)
+        if pause is not None:
+            self.paused[lane] = pause
         self.waiting[lane] = [*batch.submissions, *self.waiting[lane]]
 
     @rule(data=st.data())
@@ -113,6 +122,12 @@ class QueueLaws(RuleBasedStateMachine):
                     lane.remove(submission)
             self.answers[self.numbers[submission]] += 1  # the withdrawal is its answer
 
+    @rule(seconds=st.integers(0, 6))
+    def resume(self, seconds: int) -> None:
+        self.clock += seconds
+        self.queue.resume(self.clock)
+        self.paused = {lane: until for lane, until in self.paused.items() if until > self.clock}
+
     @rule(now=st.integers(0, 100))
     def expire(self, now: int) -> None:
         late = [s for lane in self.waiting.values() for s in lane if s.deadline <= now]
@@ -121,6 +136,10 @@ class QueueLaws(RuleBasedStateMachine):
             assert isinstance(self.outcomes[self.numbers[submission]], DeadlinePassed)
         for lane in self.waiting.values():
             lane[:] = [s for s in lane if s.deadline > now]
+
+    @invariant()
+    def an_empty_lane_is_forgotten_with_its_pause(self) -> None:
+        self.paused = {lane: until for lane, until in self.paused.items() if self.waiting[lane]}
 
     @invariant()
     def counts_are_those_of_the_model(self) -> None:

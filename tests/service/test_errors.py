@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.harness import Connection, Running, Start
+from tests.harness import Connection, Running, Start, rows_of
 
 SCHEMA = """
 create table items (
@@ -30,7 +31,7 @@ insert into items (name, serial) values ('bolt', 'S1');
 pytestmark = pytest.mark.usefixtures("schema")
 
 # body, (status, code, message, details, hint), (row, column)
-CASES = {
+CASES: dict[str, tuple[str | bytes, tuple[int, str, str], tuple[str | None, str | None] | None]] = {
     "type": ('{"name":"a","qty":"abc"}', (400, "22P02", 'invalid input syntax for type integer: "abc"'), ("1", "qty")),
     "length": (
         '{"name":"a","code":"abcd"}',
@@ -199,7 +200,7 @@ async def test_media_type_parameters_are_ignored(headrace: Running) -> None:
 async def test_a_body_over_the_limit(chunked: bool, dsn: str, start: Start) -> None:  # noqa: FBT001
     """413, by the declared length or, where there is none, by what arrives."""
 
-    async def chunks() -> object:
+    async def chunks() -> AsyncIterator[bytes]:
         for _ in range(100):
             yield b'{"name":"aaaaaaaaaaaaaaaaaaaa"}\n'
 
@@ -271,7 +272,7 @@ async def test_a_request_that_cannot_be_written_in_time(db: Connection, dsn: str
             assert response.headers["retry-after"] == "1"
         assert (await first).status_code == 201
         assert (await patient).status_code == 201
-    assert await db.fetch("select name from items where id > 1 order by name") == [("first",), ("patient",)]
+    assert await rows_of(db, "select name from items where id > 1 order by name") == [("first",), ("patient",)]
 
 
 async def test_a_bug_of_ours_is_a_500_in_the_same_form(

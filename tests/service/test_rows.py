@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from tests.harness import Connection, Running, Start
+from tests.harness import Connection, Running, Start, rows_of
 
 EVENTS = """
 create table events (
@@ -36,7 +36,7 @@ async def test_an_array_is_many_rows_in_order(db: Connection, headrace: Running)
     await db.execute(EVENTS)
     response = await headrace.post("events", [{"device_id": f"d{n}"} for n in range(50)])
     assert response.status_code == 201
-    assert await db.fetch("select id, device_id from events order by id") == [(n + 1, f"d{n}") for n in range(50)]
+    assert await rows_of(db, "select id, device_id from events order by id") == [(n + 1, f"d{n}") for n in range(50)]
 
 
 async def test_ndjson_is_many_rows(db: Connection, headrace: Running) -> None:
@@ -44,7 +44,7 @@ async def test_ndjson_is_many_rows(db: Connection, headrace: Running) -> None:
     await db.execute(EVENTS)
     response = await headrace.lines("events", b'{"device_id":"a"}\r\n\n{"device_id":"b"}\n{"device_id":"c"}')
     assert response.status_code == 201
-    assert [r[0] for r in await db.fetch("select device_id from events order by id")] == ["a", "b", "c"]
+    assert [r[0] for r in await rows_of(db, "select device_id from events order by id")] == ["a", "b", "c"]
 
 
 async def test_ndjson_rows_may_have_different_keys(db: Connection, headrace: Running) -> None:
@@ -54,7 +54,7 @@ async def test_ndjson_rows_may_have_different_keys(db: Connection, headrace: Run
         b'{"device_id":"a"}\n{"device_id":"b","status":null}\n{"status":"\\\\D","device_id":"c"}\n{"device_id":"d"}\n'
     )
     assert (await headrace.lines("events", body)).status_code == 201
-    assert await db.fetch("select id, device_id, status from events order by id") == [
+    assert await rows_of(db, "select id, device_id, status from events order by id") == [
         (1, "a", "new"),
         (2, "b", None),
         (3, "c", "\\D"),
@@ -68,7 +68,7 @@ async def test_absent_is_not_null(db: Connection, headrace: Running) -> None:
     bodies = [{"device_id": f"{n}"} | ({"status": None} if n % 2 else {}) for n in range(40)]
     responses = await asyncio.gather(*(headrace.post("events", body) for body in bodies))
     assert {response.status_code for response in responses} == {201}
-    rows = await db.fetch("select device_id::int % 2 as odd, status, count(*) from events group by 1, 2 order by 1")
+    rows = await rows_of(db, "select device_id::int % 2 as odd, status, count(*) from events group by 1, 2 order by 1")
     assert rows == [(0, "new", 20), (1, None, 20)]
 
 
@@ -178,7 +178,7 @@ async def test_names_are_percent_decoded_and_case_sensitive(db: Connection, head
     await db.execute('create table "Order Items" ("Order ID" int, "näme" text)')
     response = await headrace.post("Order%20Items", {"Order ID": 7, "näme": "ü"})
     assert response.status_code == 201
-    assert await db.fetch('select * from "Order Items"') == [(7, "ü")]
+    assert await rows_of(db, 'select * from "Order Items"') == [(7, "ü")]
     assert (await headrace.post("order%20items", {"Order ID": 7})).status_code == 404
 
 

@@ -1,0 +1,168 @@
+"""The database goes away and comes back: truthful answers meanwhile, no restart of the service needed."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import cast
+
+import asyncpg
+import pytest
+
+from service.embedded import EmbeddedPostgres
+from sql import Slot
+from tests.harness import Connection, Running, Start
+
+
+@pytest.fixture
+def own() -> Iterator[EmbeddedPostgres]:
+    """A PostgreSQL of the test's own, which it may stop."""
+    with tempfile.TemporaryDirectory(prefix="headrace-tests-") as folder:
+        server = EmbeddedPostgres.start(Path(folder), {"fsync": "off"})
+        yield server
+        server.stop()
+
+
+@pytest.fixture
+async def own_db(own: EmbeddedPostgres) -> AsyncIterator[Connection]:
+    """A connection to it."""
+    connection = await asyncpg.connect(own.dsn)
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+async def headrace(own: EmbeddedPostgres, own_db: Connection, start: Start) -> AsyncIterator[Running]:
+    """A service on it, with a table t."""
+    await own_db.execute("create table t (n int)")
+    async with start(dsn=own.dsn, request_seconds_max=1) as running:
+        yield running
+
+
+async def stop(server: EmbeddedPostgres) -> None:
+    """As a crash stops it."""
+    await asyncio.to_thread(server._control, "stop", "--mode=immediate", "--wait")
+
+
+async def restart(server: EmbeddedPostgres) -> EmbeddedPostgres:
+    """Start it again."""
+    return await asyncio.to_thread(EmbeddedPostgres.start, server.folder)
+
+
+async def until(condition: Callable[[], Awaitable[object]]) -> None:
+    """Wait until the condition holds; the test's time limit ends the wait."""
+    while not await condition():  # noqa: ASYNC110 - the condition lies in another process, which sends no event
+        await asyncio.sleep(0.005)
+
+
+async def status(headrace: Running) -> tuple[int, str]:
+    """What /readyz says."""
+    response = await headrace.client.get("/readyz")
+    return response.status_code, response.json()["status"]
+
+
+async def is_status(headrace: Running, *expected: object) -> bool:
+    """Whether /readyz says this."""
+    return await status(headrace) == expected
+
+
+async def is_stored(headrace: Running, n: int) -> bool:
+    """Whether a row is accepted."""
+    return (await headrace.post("t", {"n": n})).status_code == 201
+
+
+async def test_an_outage(own: EmbeddedPostgres, headrace: Running) -> None:
+    """503 with Retry-After while it lasts, 201 afterwards, /readyz in step, every acknowledged row stored once."""
+    assert await status(headrace) == (200, "ready")
+    acknowledged = [n for n in range(5) if (await headrace.post("t", {"n": n})).status_code == 201]
+    assert len(acknowledged) == 5
+    await stop(own)
+    await until(lambda: is_status(headrace, 503, "unavailable"))
+    assert (await headrace.client.get("/livez")).status_code == 200
+    await headrace.post("t", {"n": 100})  # the first may have to find out
+    response = await headrace.post("t", {"n": 101})
+    assert (response.status_code, response.json()["code"]) == (503, "PGRST000")
+    assert 1 <= int(response.headers["retry-after"]) <= 2
+    assert "headrace_database_up 0.0" in (await headrace.client.get("/metrics")).text
+
+    again = await restart(own)
+    await until(lambda: is_stored(headrace, 1000))
+    acknowledged.append(1000)
+    await until(lambda: is_status(headrace, 200, "ready"))
+    connection = await asyncpg.connect(again.dsn)
+    assert [r[0] for r in await connection.fetch("select n from t order by n")] == acknowledged
+    await connection.close()
+    again.stop()
+
+
+async def test_connections_that_were_cut_while_idle(own_db: Connection, headrace: Running) -> None:
+    """Nothing was on its way, so producers notice nothing but a moment's delay."""
+    slots = [cast("Slot", slot.sink) for slot in headrace.service.batcher._slots]
+    await own_db.execute(
+        "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'headrace slot'"
+    )
+    await headrace.eventually(lambda: all(slot._connection is None or slot._connection.is_closed() for slot in slots))
+    responses = await asyncio.gather(*(headrace.post("t", {"n": n}) for n in range(20)))
+    assert {response.status_code for response in responses} == {201}
+    assert await own_db.fetchval("select count(*) from t") == 20
+
+
+async def terminate_waiting(connection: Connection, wait_event: str) -> None:
+    """Terminate the slot's backend once it waits for this."""
+    slots = f"from pg_stat_activity where application_name = 'headrace slot' and wait_event = '{wait_event}'"
+    await until(lambda: connection.fetchval(f"select exists (select {slots})"))
+    await connection.execute(f"select pg_terminate_backend(pid) {slots}")
+
+
+async def test_a_connection_that_is_lost_while_writing(own_db: Connection, headrace: Running) -> None:
+    """Nobody knows whether such rows are stored, and the answer says so: without an invitation to try again."""
+    await own_db.execute(
+        "create function slow() returns trigger language plpgsql as $$ begin perform pg_sleep(60); return new; end $$"
+    )
+    await own_db.execute("create trigger slow before insert on t for each row execute function slow()")
+    sent = asyncio.create_task(headrace.post("t", {"n": 2}))
+    await terminate_waiting(own_db, "PgSleep")
+    response = await sent
+    assert (response.status_code, response.json()["code"]) == (503, "HR506")
+    assert "retry-after" not in response.headers
+    await own_db.execute("drop trigger slow on t")
+    assert (await headrace.post("t", {"n": 3})).status_code == 201
+
+
+async def test_a_service_that_starts_without_its_database(
+    own: EmbeddedPostgres, start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It starts, says in one line why it cannot write, and begins to when it can."""
+    await stop(own)
+    async with start(dsn=own.dsn) as headrace:
+        assert await status(headrace) == (503, "unavailable")
+        response = await headrace.post("t", {"n": 1})
+        assert response.status_code == 503
+        assert int(response.headers["retry-after"]) >= 1
+        lines = [record.getMessage() for record in caplog.records if record.name.startswith("sql")]
+        assert len(lines) == 1
+        assert lines[0].startswith("cannot reach the database: ")
+        assert "Traceback" not in caplog.text
+        again = await restart(own)
+        connection: Connection = await asyncpg.connect(again.dsn)
+        await connection.execute("create table if not exists t (n int)")
+        await connection.close()
+        await until(lambda: is_stored(headrace, 2))
+    again.stop()
+
+
+async def test_a_locked_table_does_not_stop_the_others(db: Connection, dsn: str, start: Start) -> None:
+    """lock_timeout ends the wait, the rows go back to the queue, and other tables keep flowing."""
+    await db.execute("create table locked (n int); create table open (n int)")
+    async with start(dsn=dsn, lock_seconds_max=0.1, request_seconds_max=20) as headrace:
+        async with db.transaction():
+            await db.execute("lock table locked in exclusive mode")
+            sent = asyncio.create_task(headrace.post("locked", {"n": 1}))
+            await headrace.eventually(lambda: headrace.service.batcher.statistics().pending_submissions == 1)
+            for n in range(5):
+                assert (await headrace.post("open", {"n": n})).status_code == 201
+            assert not sent.done()
+        assert (await sent).status_code == 201
+    assert await db.fetchval("select count(*) from locked") == 1
