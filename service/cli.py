@@ -21,7 +21,7 @@ from service.load import DEFAULT_URL, Destination, Job, Limits
 from service.load import run as run_load
 from service.rowfile import File, Format, LoadError
 from service.server import Server
-from service.settings import Settings
+from service.settings import Settings, unknown_variables
 
 app = typer.Typer(
     name="headrace",
@@ -54,11 +54,15 @@ def serve(
     )
     if settings.log_level != "debug":
         logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    for name in unknown_variables(os.environ):
+        logging.getLogger("service").warning("%s is not a setting and has no effect", name)
     server = Server(settings, _banner)
     try:
         server.run()
     except EmbeddedError as error:
         _fail(str(error))
+    if not server.started:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -63,9 +63,12 @@ class Server(uvicorn.Server):
             await super()._serve(sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, then say so."""
-        await super().startup(sockets)
-        if self._service is not None:
+        """Listen, then say so. If the address cannot be had, uvicorn has logged why, and `started` stays False."""
+        try:
+            await super().startup(sockets)
+        except SystemExit:
+            self.should_exit = True  # ends `_serve` in the ordinary way, so that the service is taken down properly
+        if self.started and self._service is not None:
             self._on_start(self._service, self.url)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

@@ -5,6 +5,7 @@ Owns defaults, bounds and what each setting means to the parts that take it. Mus
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,6 +16,12 @@ from batching import Limits
 from sql import Timeouts
 
 MIB = 1024 * 1024
+
+
+def unknown_variables(environ: Mapping[str, str]) -> list[str]:
+    """The variables that look like settings and are none, most likely misspelt."""
+    known = {f"HEADRACE_{name}".upper() for name in Settings.model_fields} | {"HEADRACE_URL"}  # of `headrace load`
+    return sorted(name for name in environ if name.startswith("HEADRACE_") and name not in known)
 
 
 class Settings(BaseSettings):

@@ -63,7 +63,8 @@ async def run_service(**settings: Any) -> AsyncIterator[Running]:
     listening: asyncio.Future[tuple[Service, str]] = asyncio.get_running_loop().create_future()
     server = Server(Settings(port=0, **settings), lambda service, url: listening.set_result((service, url)))
     serving = asyncio.create_task(server.serve())
-    await asyncio.wait([serving, listening], return_when=asyncio.FIRST_COMPLETED)
+    ends: list[asyncio.Future[Any]] = [serving, listening]
+    await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
     if serving.done():
         await serving
     service, url = await listening

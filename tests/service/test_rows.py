@@ -21,14 +21,9 @@ async def test_an_object_is_one_row(db: Connection, headrace: Running) -> None:
     assert (response.status_code, response.content) == (201, b"")
     assert response.headers["content-length"] == "0"
     assert "content-type" not in response.headers
-    assert tuple(await db.fetchrow("select id, device_id, ts::text, temperature, attributes, status from events")) == (
-        1,
-        "pump-7",
-        "2026-11-21 10:00:00+00",
-        21.5,
-        None,
-        "new",
-    )
+    assert await rows_of(db, "select id, device_id, ts::text, temperature, attributes, status from events") == [
+        (1, "pump-7", "2026-11-21 10:00:00+00", 21.5, None, "new")
+    ]
 
 
 async def test_an_array_is_many_rows_in_order(db: Connection, headrace: Running) -> None:
@@ -98,7 +93,7 @@ async def test_concurrent_requests_share_batches(db: Connection, headrace: Runni
     async with headrace.gathering(db, "t", requests=200):
         responses = [asyncio.create_task(headrace.post("t", {"n": n})) for n in range(200)]
     assert {(await response).status_code for response in responses} == {201}
-    rows, transactions = await db.fetchrow("select count(*), count(distinct x) from t")
+    ((rows, transactions),) = await rows_of(db, "select count(*), count(distinct x) from t")
     assert rows == 200
     assert transactions < 10
 
