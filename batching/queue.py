@@ -43,14 +43,13 @@ class Submission:
     was refused by `put` or withdrawn.
     """
 
-    __slots__ = ("answer", "answered", "deadline", "payload", "rows", "waiting_in")
+    __slots__ = ("answer", "deadline", "payload", "rows", "waiting_in")
 
     def __init__(self, payload: bytes, rows: int, deadline: float, answer: Callable[[Outcome], object]) -> None:
         self.payload = payload
         self.rows = rows
         self.deadline = deadline
         self.answer = answer
-        self.answered = False
         self.waiting_in: Lane | None = None
 
 
@@ -237,7 +236,6 @@ class Queue:
         if lane is None:
             return False
         self._leave_lane(submission, lane)
-        submission.answered = True
         self._forget(submission)
         return True
 
@@ -288,9 +286,6 @@ class Queue:
             self._turns.remove(lane)
 
     def _answer(self, submission: Submission, outcome: Outcome) -> None:
-        if submission.answered:
-            return
-        submission.answered = True
         self._forget(submission)
         try:
             submission.answer(outcome)

@@ -335,6 +335,24 @@ def test_stopping_while_the_sink_is_away_answers_everybody_at_once() -> None:
     virtual_time.run(main())
 
 
+def test_a_sink_that_goes_away_while_stopping() -> None:
+    """The same when the outage begins after the stop: SIGTERM is often sent to everything at once."""
+
+    async def main() -> None:
+        sink = FakeSink()
+        sink.seconds, sink.fail = 2, refuse
+        async with batcher_of(sink).running(drain_seconds=60) as batcher:
+            client = asyncio.create_task(batcher.write("lane", b"row", 1, timeout_seconds=60))
+            await asyncio.sleep(1)
+            sink.fail_open = True
+            batcher.close()
+        with pytest.raises(SinkAway):
+            await client
+        assert asyncio.get_running_loop().time() < 3
+
+    virtual_time.run(main())
+
+
 def test_a_flush_that_outlasts_the_drain_is_answered_with_the_truth() -> None:
     """A hung database must not keep the service from ending, and nobody may be told that a row was not stored."""
 
