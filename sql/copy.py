@@ -34,7 +34,7 @@ async def copy(connection: Connection, target: Target, payload: bytes) -> None:
     same implicit transaction, without another round trip. `copy_to_table`, which is public, allows neither that nor the
     DEFAULT option. It takes bytes for a file name, hence the memoryview. Guarded by `tests/sql/test_copy.py`.
     """
-    # asyncpg sends the data without waiting for the server to ask for it, so a connection that is lost at any time after
+    # asyncpg sends the data without waiting for the server to ask for it: a connection that is lost at any time after
     # this call has begun leaves it unknown whether the rows are stored.
     statement = copy_statement(target)
     await connection._copy_in(statement, memoryview(payload), None)  # type: ignore[attr-defined] # noqa: SLF001

@@ -51,8 +51,7 @@ class Unavailable(SqlError):
 
 
 class TableChanged(SqlError):
-    """The table is not what it was when the rows were encoded; encoding them again by the new catalog may help.
-    Nothing was stored."""
+    """The table is not what it was when the rows were encoded; nothing was stored. Encoding them again may help."""
 
 
 class OutcomeUnknown(SqlError):

@@ -103,6 +103,8 @@ def array_field(column: Column) -> Callable[[Raw], str]:
             parts = [element(item) for item in items]
         else:
             parts = [literal(item, dimensions - 1) for item in items]
+            if all(part == "{}" for part in parts):
+                return "{}"  # before PostgreSQL 17, the input function knows no other empty array
         return "{" + column.delimiter.join(parts) + "}"
 
     return field

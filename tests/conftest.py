@@ -37,7 +37,7 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 def postgres() -> Iterator[EmbeddedPostgres]:
     """The embedded PostgreSQL, with its data in a folder of the session.
 
-    Not pytest's own: it closes the folders above to other users whenever it starts, and PostgreSQL is one if we are root.
+    Not pytest's own: it closes the folders above to other users when it starts, and PostgreSQL is one if we are root.
     """
     with tempfile.TemporaryDirectory(prefix="headrace-tests-") as folder:
         server = EmbeddedPostgres.start(Path(folder), _FAST)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import asyncpg
@@ -26,10 +27,11 @@ class Oracle:
     def __init__(self, db: Connection, headrace: Running) -> None:
         self._db = db
         self._headrace = headrace
+        self._numbers = itertools.count()
 
     async def judge(self, types: Sequence[str], values: Sequence[str]) -> None:
         """Fail if any way stores any of these JSON values otherwise than PostgreSQL does."""
-        tables = {type_: f"t{number}" for number, type_ in enumerate(types)}
+        tables = {type_: f"t{next(self._numbers)}" for type_ in types}
         for type_, table in tables.items():
             for way in (*WAYS, "oracle"):
                 await self._db.execute(f"create table {table}_{way} (id int, v {type_})")
@@ -72,8 +74,8 @@ class Oracle:
         return await self._stored(table, list(expected)) | errors
 
     async def _stored(self, table: str, values: Sequence[str]) -> Outcomes:
-        rows = dict(await self._db.fetch(f"select id, v::text from {table} where id >= 0"))
-        return {value: rows[number] for number, value in enumerate(values) if number in rows}
+        records = await self._db.fetch(f"select id, v::text from {table} where id >= 0")
+        return {values[record["id"]]: record["v"] for record in records}
 
 
 def _row(number: int, value: str) -> str:

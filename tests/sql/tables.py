@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
-from sql import Catalog, Column, CopyCodec, Encoded, Kind, RecordCodec, Rejected, Table
+from sql import Catalog, Column, CopyCodec, Encoded, Fault, Kind, RecordCodec, Rejected, Table
 
 TYPES = {
     Kind.TEXT: "text",
@@ -74,11 +75,9 @@ def warmed(codec: CopyCodec, body: bytes) -> CopyCodec:
     return codec
 
 
-def outcome(call: object) -> object:
-    """What a codec answers: the rows it would have PostgreSQL read, or the fault. Any other exception fails the test."""
-    assert callable(call)
+def outcome(call: Callable[..., Encoded], *arguments: bytes) -> list[dict[str, str | None]] | Fault:
+    """What a codec answers: the rows that PostgreSQL would read, or the fault. Other exceptions fail the test."""
     try:
-        encoded = call()
+        return rows(call(*arguments))
     except Rejected as error:
         return error.fault
-    return rows(encoded)

@@ -6,7 +6,7 @@ import pytest
 
 from sql import Catalog, Key, Kind, Table, quote_identifier
 from sql.catalog import load
-from tests.harness import Connection
+from tests.harness import Connection, rows_of
 
 
 async def loaded(db: Connection, ddl: str, *schemas: str) -> Catalog:
@@ -301,7 +301,7 @@ async def test_names_may_be_anything(db: Connection) -> None:
         ddl = f"create table {quoted} ({quoted} int, constraint {quote_identifier(key)} primary key ({quoted}))"
         found = await table(db, ddl, name)
         assert (found.name, list(found.columns), found.keys) == (name, [name], (Key(key, (name,), primary=True),))
-        assert await db.fetch(f"select {quoted} from {found.identifier}") == []
+        assert await rows_of(db, f"select {quoted} from {found.identifier}") == []
 
 
 async def test_the_version_decides_on_the_marker_for_defaults(db: Connection) -> None:

@@ -12,7 +12,7 @@ from sql import Target, Way
 from sql.catalog import load
 from sql.copy import copy, copy_statement
 from sql.errors import Meaning, meaning_of
-from tests.harness import Connection
+from tests.harness import Connection, rows_of
 
 
 async def target(db: Connection, *columns: str, table: str = "t") -> Target:
@@ -38,7 +38,7 @@ async def test_rows_are_committed_when_copy_returns(db: Connection, dsn: str) ->
     await db.execute("create table t (a int, b text)")
     await copy(db, await target(db, "a", "b"), b"1\tx\n2\t\\N\n")
     other = await asyncpg.connect(dsn)
-    assert await other.fetch("select * from t order by a") == [(1, "x"), (2, None)]
+    assert await rows_of(other, "select * from t order by a") == [(1, "x"), (2, None)]
     await other.close()
 
 
@@ -46,7 +46,7 @@ async def test_columns_may_be_some_in_any_order(db: Connection) -> None:
     """The statement names them, so that the order of the table does not matter and defaults work."""
     await db.execute("create table t (a int, b text default 'x', c int)")
     await copy(db, await target(db, "c", "a"), b"1\t2\n")
-    assert await db.fetch("select * from t") == [(2, "x", 1)]
+    assert await rows_of(db, "select * from t") == [(2, "x", 1)]
 
 
 async def test_a_bad_row_leaves_nothing_and_the_connection_usable(db: Connection) -> None:
@@ -88,7 +88,7 @@ async def test_pieces_may_be_cut_anywhere(db: Connection) -> None:
     await db.execute("create table t (a text)")
     data = "ä\\t1\n\\N\nb\n".encode()
     await copy_in(db, copy_statement(await target(db, "a")), [data[i : i + 1] for i in range(len(data))])
-    assert await db.fetch("select * from t") == [("ä\t1",), (None,), ("b",)]
+    assert await rows_of(db, "select * from t") == [("ä\t1",), (None,), ("b",)]
 
 
 async def test_a_failing_source_leaves_nothing(db: Connection) -> None:
@@ -153,7 +153,7 @@ async def test_the_marker_asks_for_the_default_of_that_row(db: Connection) -> No
     if not aim.catalog.copy_default:
         pytest.skip("COPY knows DEFAULT since PostgreSQL 16")
     await copy(db, aim, b"\\D\t\\D\t\\D\t\\D\t\\D\t\\D\n1\t\\\\D\t\\D\t9\t\\N\t\\\\N\n\\N\tD\t5\t\\D\t\\D\tN\n")
-    assert await db.fetch("select a, b, c, d, e is not null, f, g from t") == [
+    assert await rows_of(db, "select a, b, c, d, e is not null, f, g from t") == [
         (7, "d", 1, 1, True, "\\N", 14),
         (1, "\\D", 2, 9, False, "\\N", 2),
         (None, "D", 5, 2, True, "N", None),
@@ -182,7 +182,7 @@ async def test_backslashes_are_backslashes_whatever_the_setting(db: Connection) 
     """A marker that loses its backslash is the letter N, and every text `N` would be stored as NULL."""
     await db.execute("create table t (a text); set standard_conforming_strings = off")
     await copy(db, await target(db, "a"), b"N\nD\n\\N\n\\\\N\n")
-    assert await db.fetch("select a from t") == [("N",), ("D",), (None,), ("\\N",)]
+    assert await rows_of(db, "select a from t") == [("N",), ("D",), (None,), ("\\N",)]
 
 
 async def test_names_are_quoted(db: Connection) -> None:
@@ -190,4 +190,4 @@ async def test_names_are_quoted(db: Connection) -> None:
     await db.execute('create table "a""b\\; drop table t; --" ("x"", y" int, "select" text)')
     aim = await target(db, 'x", y', "select", table='a"b\\; drop table t; --')
     await copy(db, aim, b"1\ta\n")
-    assert await db.fetch(f"select * from {aim.table.identifier}") == [(1, "a")]
+    assert await rows_of(db, f"select * from {aim.table.identifier}") == [(1, "a")]

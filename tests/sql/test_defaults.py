@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.harness import Connection, Running
+from tests.harness import Connection, Running, rows_of
 from tests.sql.oracle import RECORDSET
 
 DDL = """
@@ -29,8 +29,8 @@ async def test_absent_keys_take_the_default(headers: dict[str, str], db: Connect
     await db.execute(DDL)
     assert (await headrace.post("t", [{"plain": None}] * 20, **headers)).status_code == 201
     assert (await headrace.post("t", {"plain": None}, **headers)).status_code == 201
-    assert await db.fetch(STORED) == [DEFAULTS] * 21
-    assert await db.fetch("select id, other from t order by id") == [(n, n) for n in range(1, 22)]
+    assert await rows_of(db, STORED) == [DEFAULTS] * 21
+    assert await rows_of(db, "select id, other from t order by id") == [(n, n) for n in range(1, 22)]
 
 
 @WAYS
@@ -42,7 +42,7 @@ async def test_rows_of_nothing_are_rows_of_defaults(headers: dict[str, str], db:
         assert response.status_code == 201
         assert await db.fetchval("select count(*) from t") == rows
     assert (await headrace.lines("t", b"{}\n{}", **headers)).status_code == 201
-    assert await db.fetch(STORED) == [DEFAULTS] * 5
+    assert await rows_of(db, STORED) == [DEFAULTS] * 5
 
 
 @WAYS
@@ -50,7 +50,7 @@ async def test_null_is_null_whatever_the_default(headers: dict[str, str], db: Co
     """Who says null does not mean the default."""
     await db.execute(DDL)
     assert (await headrace.post("t", {"n": None, "typed": None, "at": None}, **headers)).status_code == 201
-    assert await db.fetch(STORED) == [(None, None, None, False, None, 3)]
+    assert await rows_of(db, STORED) == [(None, None, None, False, None, 3)]
     response = await headrace.post("t", {"needed": None}, **headers)
     assert (response.status_code, response.json()["code"]) == (400, "23502")
 
@@ -74,11 +74,11 @@ async def test_lines_with_different_keys_take_the_default_row_by_row(db: Connect
         assert (response.status_code, response.json()["code"]) == (400, "PGRST102")
         return
     assert response.status_code == 201, response.text
-    assert await db.fetch(STORED) == [
+    assert await rows_of(db, STORED) == [
         (1, None, "by type", True, 2, 3),
         (7, "x", "by type", True, 14, 3),
         DEFAULTS,
         (7, None, "y", True, 14, 3),
         (None, None, "by type", False, None, 3),
     ]
-    assert await db.fetch("select other from t order by id") == [(1,), (2,), (3,), (9,), (4,)]
+    assert await rows_of(db, "select other from t order by id") == [(1,), (2,), (3,), (9,), (4,)]

@@ -119,7 +119,7 @@ def test_only_columns_that_occur_are_written() -> None:
 
 
 def test_values_cannot_pass_for_the_markers() -> None:
-    """Whoever writes the text `\\D` or `\\N` wants that text stored."""
+    """Whoever writes a backslash and a D wants these two stored."""
     reader = copy_codec(TABLE).lines()
     reader.feed(b'{"a":1,"b":"\\\\D"}\n{"b":"\\\\N"}\n')
     assert reader.finish().payload == b"1\t\\\\D\n\\D\t\\\\N\n"

@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
+import httpx2
 import pytest
 
-from tests.harness import Connection, Running
+from tests.harness import Connection, Running, rows_of
 from tests.sql.oracle import RECORDSET
+
+
+async def together(
+    db: Connection, headrace: Running, table: str, bodies: Sequence[object], **headers: str
+) -> list[httpx2.Response]:
+    """The answers to requests that share statements."""
+    await headrace.service.watch.reload()
+    async with headrace.gathering(db, table, requests=len(bodies)):
+        sent = [asyncio.create_task(headrace.post(table, body, **headers)) for body in bodies]
+    return await asyncio.gather(*sent)
 
 
 async def test_stored_rows_come_back_in_order(db: Connection, headrace: Running) -> None:
@@ -21,9 +33,8 @@ async def test_stored_rows_come_back_in_order(db: Connection, headrace: Running)
 async def test_requests_that_share_a_statement_get_their_own_rows(db: Connection, headrace: Running) -> None:
     """They are told apart by their number alone."""
     await db.execute("create table t (v text)")
-    await headrace.service.watch.reload()
-    bodies = [[{"v": f"{n} {m}"} for m in range(n % 4)] for n in range(60)]
-    responses = await asyncio.gather(*[headrace.post("t", body, prefer=RECORDSET) for body in bodies])
+    bodies = [[{"v": f"{n} {m}"} for m in range(1 + n % 4)] for n in range(60)]
+    responses = await together(db, headrace, "t", bodies, prefer=RECORDSET)
     assert [response.json() for response in responses] == bodies
 
 
@@ -42,9 +53,8 @@ async def test_rows_that_a_trigger_drops_are_nobody_elses(
         create trigger g before insert on {triggered} for each row execute function keep()
         """
     )
-    await headrace.service.watch.reload()
     values = ["drop" if n % 3 else f"row {n}" for n in range(60)]
-    responses = await asyncio.gather(*[headrace.post(posted_to, {"v": value}, prefer=RECORDSET) for value in values])
+    responses = await together(db, headrace, posted_to, [{"v": value} for value in values], prefer=RECORDSET)
     assert [response.json() for response in responses] == [
         [] if value == "drop" else [{"v": value}] for value in values
     ]
@@ -56,7 +66,7 @@ async def test_rules_are_followed(db: Connection, headrace: Running) -> None:
     assert (await headrace.post("t", [{"v": "a"}, {"v": "drop"}])).status_code == 201
     response = await headrace.post("t", {"v": "b"}, prefer=RECORDSET)
     assert (response.status_code, response.json()["code"]) == (400, "0A000")
-    assert await db.fetch("select v from t") == [("a",)]
+    assert await rows_of(db, "select v from t") == [("a",)]
 
 
 async def test_a_view_takes_rows_of_nothing(db: Connection, headrace: Running) -> None:
@@ -65,7 +75,7 @@ async def test_a_view_takes_rows_of_nothing(db: Connection, headrace: Running) -
     response = await headrace.post("v", b"[{},{}]", prefer=RECORDSET)
     assert (response.status_code, response.json()) == (201, [{"doubled": 14, "a": 7}] * 2)
     assert (await headrace.post("v", b"{}")).status_code == 201
-    assert await db.fetch("select a from t") == [(7,)] * 3
+    assert await rows_of(db, "select a from t") == [(7,)] * 3
 
 
 async def test_a_table_without_columns_takes_rows(db: Connection, headrace: Running) -> None:
@@ -78,9 +88,8 @@ async def test_a_table_without_columns_takes_rows(db: Connection, headrace: Runn
 async def test_a_bad_row_is_only_its_own_requests_fault(db: Connection, headrace: Running) -> None:
     """The statement fails as a whole and names no row, so the bad one is found by halving."""
     await db.execute("create type pair as (x int, y text); create table t (p pair)")
-    await headrace.service.watch.reload()
     bodies = [{"p": {"x": "bad" if n in (7, 8, 31) else n}} for n in range(40)]
-    responses = await asyncio.gather(*[headrace.post("t", body) for body in bodies])
+    responses = await together(db, headrace, "t", bodies)
     assert [n for n, response in enumerate(responses) if response.status_code != 201] == [7, 8, 31]
     assert {response.json()["code"] for response in responses if response.status_code != 201} == {"22P02"}
     assert await db.fetchval("select count(*) from t") == 37

@@ -8,7 +8,7 @@ from urllib.parse import quote
 import msgspec
 
 from sql import quote_identifier
-from tests.harness import Connection, Running
+from tests.harness import Connection, Running, rows_of
 from tests.sql.oracle import RECORDSET
 
 TEXTS = {
@@ -69,7 +69,7 @@ async def test_texts_come_back_as_they_were_sent(db: Connection, headrace: Runni
         for form, (body, headers) in bodies().items():
             response = await headrace.post("t", body, **headers)
             assert response.status_code == 201, response.text
-            assert await db.fetch("select * from t order by id") == expected, form
+            assert await rows_of(db, "select * from t order by id") == expected, form
             await db.execute("delete from t")
 
 
@@ -80,7 +80,7 @@ async def test_a_text_may_be_large(db: Connection, headrace: Running) -> None:
     for headers in ({}, {"prefer": RECORDSET}):
         response = await headrace.post("t", {"v": text, "j": [text]}, **headers)
         assert response.status_code == 201, response.text[:200]
-    assert await db.fetch("select distinct v, j->>0 from t") == [(text, text)]
+    assert await rows_of(db, "select distinct v, j->>0 from t") == [(text, text)]
 
 
 async def test_what_is_no_text_is_refused(db: Connection, headrace: Running) -> None:
@@ -93,8 +93,9 @@ async def test_what_is_no_text_is_refused(db: Connection, headrace: Running) -> 
 
 
 NAMES = [
-    "Events", "two words", 'a "quoted" one', "it's", "select", "größe", "😀", "a.b", "a,b", "a:b", "a: b", "(a)", "\\", "\\N", "\\D",
-    "a\\b", "a\nb", "a\tb", "%s", "%20", "$1", "*", "{}", "1", "stored", "r", "t", "line", "row", "c0", "null", "x" * 63,
+    "Events", "two words", 'a "quoted" one', "it's", "select", "größe", "😀", "a.b", "a,b", "a:b", "a: b", "(a)", "\\",
+    "\\N", "\\D", "a\\b", "a\nb", "a\tb", "%s", "%20", "$1", "*", "{}", "1", "stored", "r", "t", "line", "row", "c0",
+    "null", "x" * 63,
 ]  # fmt: skip
 
 
