@@ -100,8 +100,7 @@ class CopyCodec:
             except (*_MALFORMED, Rejected):
                 pass  # it may have other keys; the slow way finds out, or what is wrong
             else:
-                if line is not None:
-                    return Encoded(shape.columns, line.encode(), 1)
+                return Encoded(shape.columns, line.encode(), 1)
         shape, line = self._row(body)
         return Encoded(shape.columns, line.encode(), 1)
 
@@ -303,11 +302,10 @@ def _keys(line: bytes, number: int) -> Iterable[str]:
 
 
 def _lines(shape: Shape, rows: list[Struct], source: bytes) -> str | None:
-    """All rows as lines, or None if one of them declines or is bad."""
+    """All rows as lines, or None if one of them is bad."""
     try:
-        # join raises TypeError for the None of a row that declines, so nobody has to look for it.
-        return "".join(map(shape.line_function(source), rows))  # type: ignore[arg-type]
-    except (TypeError, Rejected, *_MALFORMED):
+        return "".join(map(shape.line_function(source), rows))
+    except (Rejected, *_MALFORMED):
         return None
 
 
