@@ -200,7 +200,7 @@ def test_the_frame_of_copy_is_read(context: str | None, expected: tuple[int, str
         ('COPY t, line 3, column a: "x\nCOPY t, line 1', (3, "a")),
         ('PL/pgSQL function f(text)\nCOPY t, line 3, column a: "x\nCOPY t, line 1, column a: "y"', None),
         ('PL/pgSQL function f(text)\nCOPY t, line 3, column a: "x\nCOPY t, line 1\nthe end"', None),
-        ("SQL statement \"select '\nCOPY t, line 1\n'\"\nPL/pgSQL function f() line 1 at EXECUTE", None),
+        ('SQL statement "x\nCOPY t, line 1: "x"\nPL/pgSQL function f() line 1 at EXECUTE', None),
         ('SQL statement "x\nCOPY t, line 1"\nPL/pgSQL function f()\nCOPY t, line 2: "x\\nCOPY t, line 1"', None),
     ],
 )
