@@ -5,7 +5,7 @@ a sink is whatever can write a batch.
 """
 
 from batching.batcher import Batcher, Flush, Retry, Sink
-from batching.errors import Closed, DeadlinePassed, NotQueued, OutcomeUnknown, QueueFull, SinkAway, TooLarge
+from batching.errors import Closed, DeadlinePassed, FlushCut, NotQueued, QueueFull, SinkAway, TooLarge
 from batching.queue import Batch, Limits, Outcome, Statistics, Submission
 
 __all__ = [
@@ -14,10 +14,10 @@ __all__ = [
     "Closed",
     "DeadlinePassed",
     "Flush",
+    "FlushCut",
     "Limits",
     "NotQueued",
     "Outcome",
-    "OutcomeUnknown",
     "QueueFull",
     "Retry",
     "Sink",

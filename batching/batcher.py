@@ -19,7 +19,7 @@ from typing import Protocol
 import anyio
 import anyio.abc
 
-from batching.errors import Closed, OutcomeUnknown, QueueFull, SinkAway
+from batching.errors import Closed, FlushCut, QueueFull, SinkAway
 from batching.queue import Batch, Limits, Outcome, Queue, Statistics, Submission
 
 logger = logging.getLogger(__name__)
@@ -37,8 +37,9 @@ class Sink(Protocol):
     async def write(self, lane: Hashable, batch: Sequence[Submission], /) -> Sequence[Outcome]:
         """Store the batch and return the outcome of each submission, in order.
 
-        An outcome that is an exception is final for that submission. Raising instead means that **none** was stored
-        and that it is worth trying again: the batch goes back to its lane, which pauses longer each time.
+        An outcome that is an exception is final for that submission. Raising an exception of `Retry.on`
+        instead means that **none** was stored and that it is worth trying again: the batch goes back to its lane, which
+        pauses longer each time. Raising anything else is a bug, and leaves unknown what was stored.
         """
 
     async def close(self) -> None:
@@ -47,8 +48,12 @@ class Sink(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """How long to wait before trying a sink again: doubling from `first_seconds` to `max_seconds`, with jitter."""
+    """When to try again: after exceptions `on`, with pauses that double from `first_seconds` to `max_seconds`.
 
+    By these exceptions a sink says that nothing of the batch was stored and that it is worth another try.
+    """
+
+    on: type[Exception]
     first_seconds: float = 0.1
     max_seconds: float = 2.0
 
@@ -96,19 +101,20 @@ class Batcher:
         self,
         sinks: Sequence[Sink],
         limits: Limits,
+        retry: Retry,
         *,
-        retry: Retry | None = None,
         observe: Callable[[Flush], object] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.clock = clock
         self._queue = Queue(limits)
         self._slots = [_Slot(sink) for sink in sinks]
-        self._retry = retry or Retry()
+        self._retry = retry
         self._observe = observe
         self._idle: list[asyncio.Future[None]] = []
         self._waking = False
         self._drained: asyncio.Event | None = None
+        self._slots_scope: anyio.CancelScope | None = None
         self._rate = _DrainRate()
 
     # ---------------------------------------------------------------- for producers
@@ -181,10 +187,10 @@ class Batcher:
     async def running(self, *, drain_seconds: float) -> AsyncIterator[Batcher]:
         """Run the flush slots; on leaving, refuse what is new and give what is pending `drain_seconds` to finish.
 
-        What has not been given to a sink by then is answered `Closed` or `SinkAway`, so that each submission has its
-        answer when this returns.
+        Each submission has its answer when this returns; see `drain`.
         """
         async with anyio.create_task_group() as tasks:
+            self._slots_scope = tasks.cancel_scope
             for slot in self._slots:
                 tasks.start_soon(self._work, slot)
             tasks.start_soon(self._sweep)
@@ -196,13 +202,20 @@ class Batcher:
                 tasks.cancel_scope.cancel()
 
     async def drain(self, timeout_seconds: float) -> None:
-        """Take nothing new, wait until everything pending is answered; after the time-out refuse what still waits."""
+        """Take nothing new and wait until everything pending is answered.
+
+        After the time-out, what still waits is answered `Closed` and what is being written `FlushCut`: nothing can be
+        written any more then. Calling it again is no error.
+        """
         self.close()
         self._drained = asyncio.Event()
         self._check_drained()
         with anyio.move_on_after(timeout_seconds):
             await self._drained.wait()
         self._refuse_waiting()
+        if self._queue.pending_submissions and self._slots_scope is not None:
+            self._slots_scope.cancel()
+            await self._drained.wait()
 
     def close(self) -> None:
         """Take nothing new from now on; what is pending goes on. What cannot be written now is refused now."""
@@ -253,16 +266,22 @@ class Batcher:
         failure: Exception | None = None
         try:
             outcomes = await slot.sink.write(batch.lane, batch.submissions)
-        except asyncio.CancelledError:
-            # Only when draining took too long. Someone waits for each of these, and the truth is that nobody knows.
-            self._queue.settle(batch, [OutcomeUnknown() for _ in batch.submissions])
-            raise
-        except Exception as error:  # noqa: BLE001 - the contract of a sink: raising means that nothing was stored
+        except self._retry.on as error:
             failure = error
             slot.open = False  # it is opened again, which tells a lost connection from a table that is locked
             delay = self._retry.delay(batch.failures + 1)
             self._queue.give_back(batch, error, self.clock() + delay if delay else None)
             self._wake_another()
+        except BaseException as error:
+            # A cancel comes when draining takes too long, anything else is a bug. Someone waits for each of these, and
+            # the truth is that nobody knows.
+            self._queue.settle(batch, [FlushCut() for _ in batch.submissions])
+            self._check_drained()
+            if not isinstance(error, Exception):
+                raise
+            failure = error
+            slot.open = False
+            logger.exception("a sink failed in a way that it may not")
         else:
             self._queue.settle(batch, outcomes)
         seconds = self.clock() - started

@@ -1,4 +1,4 @@
-"""Why a submission has no result. All but `OutcomeUnknown` mean: nothing of it was stored."""
+"""Why a submission has no result. All but `FlushCut` mean: nothing of it was stored."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Closed(NotQueued):
         super().__init__("the service is stopping")
 
 
-class OutcomeUnknown(Exception):
+class FlushCut(Exception):
     """The flush was cut short; the rows may or may not be stored."""
 
     def __init__(self) -> None:

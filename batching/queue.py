@@ -13,7 +13,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from batching.errors import Closed, DeadlinePassed, NotQueued, OutcomeUnknown, QueueFull, TooLarge
+from batching.errors import Closed, DeadlinePassed, FlushCut, NotQueued, QueueFull, TooLarge
 
 logger = logging.getLogger(__name__)
 
@@ -112,6 +112,8 @@ class Queue:
         # `_paused`, after a batch of it could not be written.
         self._turns: deque[Lane] = deque()
         self._paused: dict[Lane, None] = {}
+        # Lanes that have failed, while a batch of them is tried again: no second slot is risked on those meanwhile.
+        self._on_trial: set[Hashable] = set()
 
     def __len__(self) -> int:
         """How many lanes could be given a batch of."""
@@ -136,7 +138,7 @@ class Queue:
         lane = self._lanes.get(key)
         if lane is None:
             lane = self._lanes[key] = Lane(key)
-            self._turns.append(lane)
+            self._queue_up(lane)
         lane.waiting[submission] = None
         lane.rows += rows
         lane.size += size
@@ -153,6 +155,8 @@ class Queue:
         if not self._turns:
             return None
         lane = self._turns.popleft()
+        if lane.failures:
+            self._on_trial.add(lane.key)
         limits = self.limits
         if lane.rows <= limits.batch_rows_max and lane.size <= limits.batch_bytes_max:
             del self._lanes[lane.key]
@@ -180,7 +184,7 @@ class Queue:
         if lane.waiting:
             # A dict that is emptied from the front keeps its holes; a copy drops them before they slow the next scan.
             lane.waiting = dict(lane.waiting)
-            self._turns.append(lane)
+            self._queue_up(lane)
         else:
             del self._lanes[lane.key]
         return Batch(lane.key, tuple(taken), rows, size, lane.failures)
@@ -191,6 +195,8 @@ class Queue:
         The lane goes behind all others or, with `pause_until`, is not served before `resume` is told that this time has
         come: one that cannot be written must not hold up the rest.
         """
+        if batch.failures:
+            self._on_trial.discard(batch.lane)
         lane = self._lanes.get(batch.lane)
         if lane is None:
             lane = self._lanes[batch.lane] = Lane(batch.lane)
@@ -202,10 +208,7 @@ class Queue:
         lane.failures = max(lane.failures, batch.failures) + 1
         lane.reason = reason
         lane.paused_until = pause_until
-        if pause_until is None:
-            self._turns.append(lane)
-        else:
-            self._paused[lane] = None
+        self._queue_up(lane)
         for submission in batch.submissions:
             submission.waiting_in = lane
 
@@ -213,17 +216,23 @@ class Queue:
         """Let the lanes whose pause is over have their turn again."""
         for lane in [lane for lane in self._paused if lane.paused_until is not None and lane.paused_until <= now]:
             self._leave_order(lane)
-            self._turns.append(lane)
+            lane.paused_until = None
+            self._queue_up(lane)
 
     def settle(self, batch: Batch, outcomes: Sequence[Outcome]) -> None:
         """The batch ended: tell each of its submissions its own outcome (one each, in the batch's order)."""
         if len(outcomes) != len(batch.submissions):
             # A bug of the sink. Somebody waits for each submission, so each is told what is known: nothing.
             logger.error("a sink gave %d outcomes for %d submissions", len(outcomes), len(batch.submissions))
-            outcomes = [OutcomeUnknown() for _ in batch.submissions]
+            outcomes = [FlushCut() for _ in batch.submissions]
+        if batch.failures:
+            self._on_trial.discard(batch.lane)
         lane = self._lanes.get(batch.lane)
         if lane is not None:
             lane.failures = 0
+            if batch.failures and lane.paused_until is None:  # it waited for this trial only
+                self._leave_order(lane)
+                self._queue_up(lane)
         for submission, outcome in zip(batch.submissions, outcomes, strict=True):
             self._answer(submission, outcome)
 
@@ -278,6 +287,13 @@ class Queue:
         if not lane.waiting:
             del self._lanes[lane.key]
             self._leave_order(lane)
+
+    def _queue_up(self, lane: Lane) -> None:
+        """Give the lane its turn behind all others, or let it pause."""
+        if lane.paused_until is None and lane.key not in self._on_trial:
+            self._turns.append(lane)
+        else:
+            self._paused[lane] = None
 
     def _leave_order(self, lane: Lane) -> None:
         if lane in self._paused:

@@ -5,7 +5,6 @@ Owns routes and the reading of bodies within their limits. Must not know how row
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -20,15 +19,13 @@ from starlette.requests import ClientDisconnect
 
 from batching import Submission
 from service import metrics
+from service.bodies import Body
 from service.ingest import Request, Write, accepted, is_miss, stored
 from service.lifespan import Service, running
 from service.problems import (
     JSON,
     Answer,
     Problem,
-    Refused,
-    body_late,
-    body_too_large,
     internal,
     is_expected,
     problem_of,
@@ -100,15 +97,22 @@ async def metrics_text(http: HttpRequest) -> Response:
 async def post_rows(http: HttpRequest) -> Response:
     """Store the rows of the body in a table. The body is a JSON object, a JSON array of objects, or NDJSON."""
     service = _service(http)
-    posted = _Posted(http, service)
+    body = service.bodies.open(http)
+    posted = _Posted(http, service, body)
     try:
         answer = await posted.answer()
+    except ClientDisconnect:
+        # Nobody reads this answer; the client's side has closed the connection.
+        service.metrics.answered("rejected", 0)
+        answer = refusal(400, "HR400", "The request ended before its body did").answer
     except Exception as error:
         problem = problem_of(error)
         if not is_expected(error):
             logger.exception("a request failed in a way that was not foreseen")
         service.metrics.answered(problem.outcome, posted.rows)
         answer = problem.answer
+    finally:
+        body.close()
     return _response(answer)
 
 
@@ -118,11 +122,11 @@ async def post_rows(http: HttpRequest) -> Response:
 class _Posted:
     """One request to store rows."""
 
-    def __init__(self, http: HttpRequest, service: Service) -> None:
+    def __init__(self, http: HttpRequest, service: Service, body: Body) -> None:
         headers = http.headers
         self.rows = 0
         self._service = service
-        self._body = _Body(http, service.settings)
+        self._body = body
         self._request = Request(
             table=http.path_params["table"],
             content_type=headers.get("content-type", ""),
@@ -166,60 +170,14 @@ class _Posted:
                 deadline = service.batcher.clock() + write.wait_seconds
                 afterwards = _Afterwards(service, write)
                 service.batcher.submit(write.target, Submission(write.payload, write.rows, deadline, afterwards))
-            return accepted(preferences)
+            return accepted(write)
         result: object = None
         if write.rows:
             result = await service.batcher.write(
                 write.target, write.payload, write.rows, timeout_seconds=write.wait_seconds
             )
         service.metrics.answered("committed", write.rows)
-        return stored(preferences, result)
-
-
-class _Body:
-    """The chunks of a request's body, within the limits on its size and time. Can be gone through again."""
-
-    _KEPT_BYTES_MAX = 64 * 1024
-
-    def __init__(self, http: HttpRequest, settings: Settings) -> None:
-        self._bytes_max = settings.body_bytes_max
-        self._seconds_max = settings.body_seconds_max
-        declared = http.headers.get("content-length", "")
-        self._declared = int(declared) if declared.isdigit() and len(declared) < 20 else 0
-        self._stream = http.stream()
-        self._chunks: list[bytes] = []
-        self._size = 0
-        self.complete = False
-        """Whether all chunks are here to be gone through again."""
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        if self._declared > self._bytes_max:
-            raise Refused(body_too_large(self._bytes_max))
-        for chunk in self._chunks:
-            yield chunk
-            await asyncio.sleep(0)  # others run between the pieces of a large body
-        deadline = asyncio.get_running_loop().time() + self._seconds_max
-        while not self.complete:
-            try:
-                async with asyncio.timeout_at(deadline):
-                    chunk = await anext(self._stream)
-            except StopAsyncIteration:
-                self.complete = True
-                return
-            except TimeoutError:
-                raise Refused(body_late(self._seconds_max)) from None
-            self._size += len(chunk)
-            if self._size > self._bytes_max:
-                raise Refused(body_too_large(self._bytes_max))
-            if chunk:
-                self._chunks.append(chunk)
-                yield chunk
-
-    def forget_if_large(self) -> None:
-        """Free the memory of a large body; its rows are encoded, and looking at it again is a rare need."""
-        if self._size > self._KEPT_BYTES_MAX:
-            self._chunks.clear()
-            self.complete = False
+        return stored(write, result)
 
 
 class _Afterwards:
@@ -261,12 +219,7 @@ def _response(answer: Answer) -> Response:
 
 async def _http_problem(http: HttpRequest, error: Exception) -> Response:
     """The framework's own errors, in our form."""
-    if isinstance(error, HTTPException):
-        problem = _http_exception_problem(http, error)
-    elif isinstance(error, ClientDisconnect):
-        problem = refusal(400, "HR400", "The client went away")
-    else:
-        problem = internal()
+    problem = _http_exception_problem(http, error) if isinstance(error, HTTPException) else internal()
     return _response(problem.answer)
 
 

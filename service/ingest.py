@@ -71,18 +71,20 @@ class Body(Protocol):
 
 
 class _Route:
-    """A table, and its codecs: made when they are first needed, since most tables of a catalog are never written."""
+    """A table with its targets, and its codecs: made when first needed, since most tables are never written."""
 
-    def __init__(self, table: Table, catalog: Catalog) -> None:
+    def __init__(self, table: Table, *, copy_default: bool, bytes_max: int) -> None:
         self.table = table
-        self._catalog = catalog
+        self.copy_default = copy_default
+        self.targets = Targets(table, copy_default=copy_default)
+        self._bytes_max = bytes_max
         self._copy: CopyCodec | None = None
         self._records: RecordCodec | None = None
 
     @property
     def copy(self) -> CopyCodec:
         if self._copy is None:
-            self._copy = CopyCodec(self.table, self._catalog)
+            self._copy = CopyCodec(self.table, copy_default=self.copy_default, bytes_max=self._bytes_max)
         return self._copy
 
     @property
@@ -113,11 +115,8 @@ class _WholeBody:
 class Plan:
     """One request on its way: `feed` it the body, then `finish` for what to write."""
 
-    def __init__(
-        self, route: _Route, targets: Targets, preferences: Preferences, *, lines: bool, seconds: float
-    ) -> None:
+    def __init__(self, route: _Route, preferences: Preferences, *, lines: bool, seconds: float) -> None:
         self._route = route
-        self._targets = targets
         self._preferences = preferences
         self._seconds = seconds
         table = route.table
@@ -147,7 +146,7 @@ class Plan:
             way, payload = Way.RECORDSET, b""
         wait = self._preferences.wait_seconds
         return Write(
-            target=self._targets.get(self._route.table, encoded.columns, way),
+            target=self._route.targets.get(encoded.columns, way),
             payload=payload,
             rows=encoded.rows,
             wait_seconds=self._seconds if wait is None else min(wait, self._seconds),
@@ -160,20 +159,24 @@ class Ingest:
 
     def __init__(self, settings: Settings) -> None:
         self._seconds = settings.request_seconds_max
+        self._bytes_max = settings.pending_bytes_max
         self._schemas = settings.schemas
-        self._catalog: Catalog | None = None
-        self._routes: dict[tuple[str, str], _Route] = {}
-        self._targets: Targets | None = None
+        self._routes: dict[tuple[str, str], _Route] | None = None
 
     def publish(self, catalog: Catalog) -> None:
-        """Plan by this catalog from now on."""
-        self._catalog = catalog
-        self._routes = {name: _Route(table, catalog) for name, table in catalog.tables.items()}
-        self._targets = Targets(catalog)
+        """Plan by this catalog from now on. A table that is as before keeps its codecs and shares its batches."""
+        known, default = self._routes or {}, catalog.copy_default
+        routes: dict[tuple[str, str], _Route] = {}
+        for name, table in catalog.tables.items():
+            route = known.get(name)
+            if route is None or route.table != table or route.copy_default != default:
+                route = _Route(table, copy_default=default, bytes_max=self._bytes_max)
+            routes[name] = route
+        self._routes = routes
 
     def plan(self, request: Request) -> Plan:
         """Look at everything but the body. Raises `CatalogMissing`, `Refused`, or `Rejected` for an unknown table."""
-        if self._targets is None:
+        if self._routes is None:
             raise CatalogMissing
         schema = request.schema or self._schemas[0]
         if schema not in self._schemas:
@@ -187,28 +190,31 @@ class Ingest:
         if route is None:
             raise unknown_table(schema, request.table)
         preferences = prefer.parse(request.prefer) if request.prefer else prefer.NONE
-        return Plan(route, self._targets, preferences, lines=lines, seconds=self._seconds)
+        return Plan(route, preferences, lines=lines, seconds=self._seconds)
 
 
-def accepted(preferences: Preferences) -> Answer:
+def accepted(write: Write) -> Answer:
     """The answer before the commit, for who asked for it."""
-    return Answer(202, tuple(_success_headers(preferences)))
+    return Answer(202, tuple(_success_headers(write)))
 
 
-def stored(preferences: Preferences, result: object) -> Answer:
+def stored(write: Write, result: object) -> Answer:
     """The answer after the commit. `result` is what the slot returned: None, or the stored rows as JSON texts."""
-    headers = _success_headers(preferences)
-    if not preferences.returning:
+    headers = _success_headers(write)
+    if not write.preferences.returning:
         return Answer(201, tuple(headers))
     headers.append(("content-type", JSON))
     rows = cast("Iterable[str]", result or ())
     return Answer(201, tuple(headers), f"[{','.join(rows)}]".encode())
 
 
-def _success_headers(preferences: Preferences) -> list[tuple[str, str]]:
+def _success_headers(write: Write) -> list[tuple[str, str]]:
     headers = [_UNCOUNTED]
-    if preferences.applied is not None:
-        headers.append(("preference-applied", preferences.applied))
+    applied = write.preferences.applied
+    if write.preferences.wait_seconds is not None:
+        applied = (*applied, f"wait={write.wait_seconds:g}")
+    if applied:
+        headers.append(("preference-applied", ", ".join(applied)))
     return headers
 
 

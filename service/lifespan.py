@@ -13,10 +13,11 @@ import anyio
 import anyio.to_thread
 
 from batching import Batcher, Retry
+from service.bodies import Bodies
 from service.embedded import EmbeddedPostgres
 from service.ingest import Ingest
 from service.metrics import Metrics
-from sql import CatalogWatch, Slot
+from sql import CatalogWatch, Slot, Unavailable
 
 if TYPE_CHECKING:
     from service.settings import Settings
@@ -34,10 +35,17 @@ class Service:
     batcher: Batcher
     watch: CatalogWatch
     metrics: Metrics
+    bodies: Bodies
 
     def stop_accepting(self) -> None:
         """Begin to stop: refuse what is new, finish what was accepted. `/readyz` says so."""
         self.batcher.close()
+        self.bodies.stop()
+
+    async def drain(self) -> None:
+        """Stop accepting and wait until everything accepted is answered, in `drain_seconds_max` at most."""
+        self.stop_accepting()
+        await self.batcher.drain(self.settings.drain_seconds_max)
 
 
 @asynccontextmanager
@@ -48,13 +56,13 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
     """
     async with _database(settings) as dsn:
         metrics = Metrics()
-        retry = Retry(max_seconds=settings.retry_seconds_max)
+        retry = Retry(on=Unavailable, max_seconds=settings.retry_seconds_max)
         ingest = Ingest(settings)
         watch = CatalogWatch(dsn, settings.schemas, settings.timeouts, ingest.publish, retry.delay)
         slots = [Slot(dsn, settings.timeouts, watch.reload) for _ in range(settings.flush_slots)]
-        batcher = Batcher(slots, settings.limits, retry=retry, observe=metrics.flushed)
+        batcher = Batcher(slots, settings.limits, retry, observe=metrics.flushed)
         metrics.watch(batcher)
-        service = Service(settings, dsn, ingest, batcher, watch, metrics)
+        service = Service(settings, dsn, ingest, batcher, watch, metrics, Bodies(settings))
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(watch.run)
             try:

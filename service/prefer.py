@@ -8,12 +8,15 @@ from functools import lru_cache
 
 @dataclass(frozen=True, slots=True)
 class Preferences:
-    """What the client prefers. `wait_seconds` is None where it did not say; `applied` is for `Preference-Applied`."""
+    """What the client prefers. `wait_seconds` is None where it did not say.
+
+    `applied` is for `Preference-Applied`; how long is really waited is for others to add.
+    """
 
     returning: bool = False
     respond_async: bool = False
     wait_seconds: float | None = None
-    applied: str | None = None
+    applied: tuple[str, ...] = ()
 
 
 NONE = Preferences()
@@ -36,6 +39,4 @@ def parse(header: str) -> Preferences:
         applied.append("respond-async")
     wait = seen.get("wait", "")
     wait_seconds = float(wait) if wait.isascii() and wait.isdigit() and len(wait) < 10 else None
-    if wait_seconds is not None:
-        applied.append(f"wait={wait}")
-    return Preferences(returning == "representation", respond_async, wait_seconds, ", ".join(applied) or None)
+    return Preferences(returning == "representation", respond_async, wait_seconds, tuple(applied))

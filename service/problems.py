@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from batching import Closed, DeadlinePassed, QueueFull, SinkAway, TooLarge
-from batching import OutcomeUnknown as FlushCut
-from sql import CatalogMissing, Fault, OutcomeUnknown, Rejected, TableChanged, Unavailable
+from batching import Closed, DeadlinePassed, FlushCut, QueueFull, SinkAway
+from batching import TooLarge as TooLargeToWait
+from sql import CatalogMissing, Fault, OutcomeUnknown, Rejected, TableChanged, TooLarge, Unavailable
 
 JSON = "application/json; charset=utf-8"
 
@@ -141,7 +141,7 @@ def internal() -> Problem:
     return refusal(500, INTERNAL, "Internal error")
 
 
-def problem_of(error: BaseException) -> Problem:  # noqa: C901, PLR0911 - a table, whose rows are types
+def problem_of(error: BaseException) -> Problem:  # noqa: C901, PLR0911, PLR0912 - a table, whose rows are types
     """What an error means to the client whose rows it concerns."""
     match error:
         case Refused(problem=problem):
@@ -151,10 +151,13 @@ def problem_of(error: BaseException) -> Problem:  # noqa: C901, PLR0911 - a tabl
             return Problem(status, fault, 1 if status == 503 else None)
         case QueueFull(retry_seconds=seconds):
             return Problem(429, Fault(QUEUE_FULL, "Too many rows are waiting to be written"), seconds)
-        case TooLarge(what=what, limit=limit):
+        case TooLarge(bytes_max=limit):
+            return refusal(413, TOO_LARGE, f"More than {limit} bytes of rows in one request")
+        case TooLargeToWait(what=what, limit=limit):
             return refusal(413, TOO_LARGE, f"More than {limit} {what} in one request")
-        case SinkAway(retry_seconds=seconds, reason=reason):
-            return Problem(503, Fault("PGRST000", "The database cannot be reached", str(reason)), seconds)
+        case SinkAway(retry_seconds=seconds):
+            # Why not is for /readyz and the log: it may name hosts and roles, and this goes to anybody.
+            return Problem(503, Fault("PGRST000", "The database cannot be reached"), seconds)
         case TableChanged():
             return Problem(503, Fault(TABLE_CHANGED, "The table was changed meanwhile; nothing was stored"), 0)
         case Unavailable():
@@ -182,6 +185,6 @@ def is_expected(error: BaseException) -> bool:
 
 
 def _status(code: str) -> int:
-    if code.startswith("PT") and code[2:].isdigit() and len(code) == 5 and 200 <= int(code[2:]) <= 599:
+    if code.startswith("PT") and code[2:].isdigit() and len(code) == 5 and 400 <= int(code[2:]) <= 599:
         return int(code[2:])  # a trigger may choose the status: raise sqlstate 'PT402'
     return _STATUSES.get(code) or _STATUSES.get(code[:2]) or 400

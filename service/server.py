@@ -7,11 +7,13 @@ the catalog again.
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+import anyio
 import uvicorn
 
 from service.app import create_app
@@ -46,8 +48,8 @@ class Server(uvicorn.Server):
                 log_config=None,
                 access_log=settings.access_log,
                 server_header=False,
-                # Requests get their answer within the drain time; the second more is for sending it.
-                timeout_graceful_shutdown=int(settings.drain_seconds_max) + 1,
+                # Requests get their answer within the drain time; the seconds more are for sending it.
+                timeout_graceful_shutdown=math.ceil(settings.drain_seconds_max) + 2,
             )
         )
 
@@ -72,10 +74,12 @@ class Server(uvicorn.Server):
             self._on_start(self._service, self.url)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Refuse what is new before the listening sockets close, then finish what was accepted."""
-        if self._service is not None:
-            self._service.stop_accepting()
-        await super().shutdown(sockets)
+        """Refuse what is new before the listening sockets close, and finish what was accepted."""
+        async with anyio.create_task_group() as tasks:
+            if self._service is not None:
+                self._service.stop_accepting()
+                tasks.start_soon(self._service.drain)
+            await super().shutdown(sockets)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -9,6 +9,7 @@ from sql.errors import (
     Rejected,
     SqlError,
     TableChanged,
+    TooLarge,
     Unavailable,
     unknown_table,
 )
@@ -39,6 +40,7 @@ __all__ = [
     "Target",
     "Targets",
     "Timeouts",
+    "TooLarge",
     "Unavailable",
     "Way",
     "is_array",

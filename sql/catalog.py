@@ -161,7 +161,6 @@ _IDENTITIES = {"a": "always", "d": "by default"}
 
 async def load(connection: asyncpg.Connection[asyncpg.Record], schemas: Sequence[str]) -> Catalog:
     """Read the tables of `schemas` (the first is the default one). Raises what asyncpg raises."""
-    # fetch() would keep a prepared statement; this runs seldom and its plan is not worth the server's memory.
     records = await connection.fetch(CATALOG_SQL, list(schemas))
     version = int(await connection.fetchval("select current_setting('server_version_num')"))
     tables = {(r["schema"], r["name"]): _table(r) for r in records}

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import msgspec
 from msgspec import Raw, Struct
 
-from sql.catalog import Catalog, Table
-from sql.errors import Fault, Rejected, unknown_column
+from sql.catalog import Table
+from sql.errors import Fault, Rejected, TooLarge, unknown_column
 from sql.shape import Shape
 from sql.values import DEFAULT, NULL
 
@@ -84,11 +84,15 @@ class _Columns:
 
 
 class CopyCodec:
-    """Bodies → COPY text for one table. Remembers the shape used last and tries it first."""
+    """Bodies → COPY text for one table. Remembers the shape used last and tries it first.
 
-    def __init__(self, table: Table, catalog: Catalog) -> None:
+    `copy_default` says whether COPY has a marker for DEFAULT, `bytes_max` how large the text for one body may get.
+    """
+
+    def __init__(self, table: Table, *, copy_default: bool, bytes_max: int) -> None:
         self._columns = _Columns(table)
-        self._copy_default = catalog.copy_default
+        self._copy_default = copy_default
+        self._bytes_max = bytes_max
         self._last: Shape | None = None  # a compiled one
 
     def one(self, body: bytes) -> Encoded:
@@ -168,21 +172,34 @@ class CopyCodec:
             raise Rejected(
                 Fault("PGRST102", "All object keys must match", hint="Rows with different keys need PostgreSQL 16.")
             )
-        columns = self._columns.table.columns
         shape = self._columns.shape_of(name for segment, _, _ in segments for name in segment.columns)
+        places_of = {segment: self._places(shape, segment) for segment in {segment for segment, _, _ in segments}}
         lines: list[str] = []
+        size = 0
         for segment, texts, rows in segments:
-            places = [
-                segment.columns.index(name) if name in segment.columns else -2 if columns[name].has_default else -1
-                for name in shape.columns
-            ]
+            places = places_of[segment]
             # Tabs and line ends inside values are escaped, so splitting finds the fields. A row without any field is
-            # an empty line. COPY takes the marker for DEFAULT only where there is one.
+            # an empty line.
             for line in "".join(texts).split("\n")[:rows]:
                 fields = [*line.split("\t"), DEFAULT, NULL]
                 lines.append("\t".join([fields[place] for place in places]))
+                size += len(lines[-1])
+            if size > self._bytes_max:
+                # A short row becomes as wide as the widest, so a small body could fill the memory.
+                raise TooLarge(self._bytes_max)
         lines.append("")
         return Encoded(shape.columns, "\n".join(lines).encode(), len(lines) - 1)
+
+    def _places(self, shape: Shape, segment: Shape) -> list[int]:
+        """Where the fields of the wide shape are in a row of the narrow one that DEFAULT and NULL were appended to.
+
+        COPY takes the marker for DEFAULT only where there is one.
+        """
+        columns = self._columns.table.columns
+        return [
+            segment.columns.index(name) if name in segment.columns else -2 if columns[name].has_default else -1
+            for name in shape.columns
+        ]
 
     def _row(self, body: bytes) -> tuple[Shape, str]:
         try:

@@ -1,30 +1,18 @@
 """The COPY way: rows that are COPY text already, written in one message exchange on a raw connection.
 
-Owns the statement and the one call of asyncpg's private `_copy_in`. Must not know requests or what errors mean to them.
+Owns the one call of asyncpg's private `_copy_in`. Must not know requests or what errors mean to them.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from sql.catalog import quote_identifier
 from sql.target import Target
-from sql.values import DEFAULT, NULL
 
 if TYPE_CHECKING:
     import asyncpg
 
     Connection = asyncpg.Connection[asyncpg.Record]
-
-
-@lru_cache(maxsize=4096)
-def copy_statement(target: Target) -> str:
-    """The COPY statement for a target. https://www.postgresql.org/docs/current/sql-copy.html"""
-    columns = ", ".join(quote_identifier(name) for name in target.columns)
-    # E'…' means the same whatever standard_conforming_strings says; a marker that lost its backslash would be a value.
-    default = f", default E'\\{DEFAULT}'" if target.catalog.copy_default else ""
-    return f"copy {target.table.identifier} ({columns}) from stdin (format text, null E'\\{NULL}'{default})"
 
 
 async def copy(connection: Connection, target: Target, payload: bytes) -> None:
@@ -36,5 +24,5 @@ async def copy(connection: Connection, target: Target, payload: bytes) -> None:
     """
     # asyncpg sends the data without waiting for the server to ask for it: a connection that is lost at any time after
     # this call has begun leaves it unknown whether the rows are stored.
-    statement = copy_statement(target)
+    statement = target.statement
     await connection._copy_in(statement, memoryview(payload), None)  # type: ignore[attr-defined] # noqa: SLF001

@@ -61,6 +61,14 @@ class OutcomeUnknown(SqlError):
         super().__init__("the connection was lost during the commit: the rows may or may not be stored")
 
 
+class TooLarge(SqlError):
+    """The rows of one request take more bytes than may ever wait (their source may be much shorter)."""
+
+    def __init__(self, bytes_max: int) -> None:
+        super().__init__(f"more than {bytes_max} bytes of rows in one request")
+        self.bytes_max = bytes_max
+
+
 class CatalogMissing(SqlError):
     """The catalog has not been loaded yet, so nothing is known about any table."""
 
@@ -85,8 +93,11 @@ _MEANINGS: dict[str, Meaning] = {
     "42P10": Meaning.TABLE_CHANGED,  # the column became a generated one
     "3F000": Meaning.TABLE_CHANGED,  # the schema is gone
     "42704": Meaning.TABLE_CHANGED,  # undefined_object: a type is gone
+    "22P04": Meaning.TABLE_CHANGED,  # bad_copy_file_format: a column lost its default, which our marker asks for
     "0A000": Meaning.TABLE_CHANGED,  # feature_not_supported: row-level security was switched on
     "428C9": Meaning.ROW,  # generated_always
+    "40003": Meaning.AWAY,  # statement_completion_unknown
+    "55000": Meaning.REQUEST,  # object_not_in_prerequisite_state: the view takes no rows
     "55P03": Meaning.BUSY,  # lock_not_available
     "57014": Meaning.BUSY,  # query_canceled: statement_timeout, pg_cancel_backend
     "25006": Meaning.BUSY,  # read_only_sql_transaction: a failover is on its way
@@ -96,7 +107,6 @@ _MEANINGS: dict[str, Meaning] = {
     "22": Meaning.ROW,
     "23": Meaning.ROW,
     "40": Meaning.BUSY,
-    "42501": Meaning.REQUEST,  # insufficient_privilege
     "44": Meaning.ROW,
     "53": Meaning.BUSY,
     "54": Meaning.ROW,
@@ -120,11 +130,12 @@ def meaning_of(error: BaseException) -> Meaning:
     """What an exception raised by asyncpg (or by the socket below it) calls for."""
     if isinstance(error, asyncpg.PostgresError):
         state = error.sqlstate or ""
-        found = _MEANINGS.get(state) or _MEANINGS.get(state[:2])
-        if found is not None:
-            return found
-        # Whatever else the server says is the word of a trigger or a function, which may raise any SQLSTATE.
-        return Meaning.ROW
+        # Whatever is in no table is the word of a trigger or a function, which may raise any SQLSTATE.
+        found = _MEANINGS.get(state) or _MEANINGS.get(state[:2]) or Meaning.ROW
+        if found is Meaning.AWAY and getattr(error, "severity_en", None) == "ERROR":
+            # So may these, or a foreign server is away: the connection is not, and the transaction is rolled back.
+            return Meaning.ROW
+        return found
     if isinstance(error, (OSError, asyncpg.InterfaceError, TimeoutError)):
         return Meaning.AWAY
     return Meaning.BUG

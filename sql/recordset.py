@@ -1,14 +1,13 @@
 """The recordset way: `INSERT … SELECT … FROM json_to_recordset`, for whatever COPY cannot do.
 
-Owns the statement and how returned rows are told apart. Must not know requests or what to do about errors.
+Owns the transaction around it and how returned rows are told apart. Must not know what errors mean to the requests.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from sql.catalog import quote_identifier
 from sql.target import Target, Way
 
 if TYPE_CHECKING:
@@ -17,40 +16,28 @@ if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]
 
 
-@lru_cache(maxsize=4096)
-def insert_statement(target: Target) -> str:
-    """The INSERT for a target; parameter $1 is a JSON array of objects.
+class RowsFiltered(Exception):
+    """A trigger, rule or policy stored fewer or more rows than it was given, so they cannot be told apart.
 
-    With RECORDSET_RETURNING it answers one JSON object for each stored row, in the order of the array: INSERT … SELECT
-    from a function scan is neither parallel nor sorted.
+    Nothing was stored. It cannot happen to a request that is alone.
     """
-    table = target.table
-    columns = ", ".join(quote_identifier(name) for name in target.columns)
-    types = ", ".join(f"{quote_identifier(name)} {table.columns[name].type}" for name in target.columns)
-    insert = (
-        f"insert into {table.identifier} ({columns}) select {columns} from json_to_recordset($1::json) as r({types})"
-    )
-    return _returning(insert, target.way)
 
 
-def default_rows_statement(target: Target) -> str:
-    """The INSERT of rows without any column; parameter $1 says how many."""
-    return _returning(f"insert into {target.table.identifier} select from generate_series(1, $1::int)", target.way)
+async def insert(
+    connection: Connection, target: Target, payloads: Sequence[bytes], rows: Sequence[int]
+) -> list[list[str]]:
+    """Write the JSON objects of several requests and commit; for each of them its stored rows as JSON texts.
 
-
-def _returning(insert: str, way: Way) -> str:
-    if way is not Way.RECORDSET_RETURNING:
-        return insert
-    return f"with stored as ({insert} returning *) select row_to_json(stored.*)::text from stored"
-
-
-async def insert(connection: Connection, target: Target, payload: bytes, rows: int) -> list[str]:
-    """Write JSON objects (joined by commas) and commit; the stored rows as JSON texts if the way returns them.
-
-    Raises what asyncpg raises; a server error means that nothing was stored.
+    `payloads` are objects joined by commas, `rows` how many each one has. The lists are empty unless the way returns
+    rows. Raises `RowsFiltered` and what asyncpg raises; a server error means that nothing was stored.
     """
-    if target.columns:
-        records = await connection.fetch(insert_statement(target), f"[{payload.decode()}]")
-    else:
-        records = await connection.fetch(default_rows_statement(target), rows)
-    return [record[0] for record in records]
+    parameter = f"[{b','.join(payloads).decode()}]" if target.columns else sum(rows)
+    if target.way is not Way.RECORDSET_RETURNING or len(rows) == 1:
+        records = await connection.fetch(target.statement, parameter)
+        return [[record[0] for record in records]] if len(rows) == 1 else [[] for _ in rows]
+    async with connection.transaction():
+        records = await connection.fetch(target.statement, parameter)
+        if len(records) != sum(rows):
+            raise RowsFiltered  # rolls back
+    ends = iter(records)
+    return [[next(ends)[0] for _ in range(count)] for count in rows]

@@ -31,13 +31,16 @@ from sql.errors import (
     unknown_column,
     unknown_table,
 )
-from sql.recordset import insert
+from sql.recordset import RowsFiltered, insert
 from sql.target import Target, Way
 
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]
 
 logger = logging.getLogger(__name__)
+
+_LOCATED_TOGETHER = 3
+"""Bad requests of a batch after which the rest is written in parts: one more COPY for each of the first, then two."""
 
 
 class Rows(Protocol):
@@ -65,17 +68,26 @@ class Timeouts:
 
 async def connect(dsn: str, timeouts: Timeouts, application_name: str) -> Connection:
     """A connection for writing. Raises `Unavailable` with one line that says why not."""
+    connection = None
     try:
-        connection = await asyncpg.connect(
-            dsn, timeout=timeouts.connect_seconds, server_settings={"application_name": application_name}
-        )
-        await connection.execute(
-            f"set statement_timeout = '{int(timeouts.statement_seconds * 1000)}ms';"
-            f"set lock_timeout = '{int(timeouts.lock_seconds * 1000)}ms'"
-        )
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError, ValueError) as error:
+        async with asyncio.timeout(timeouts.connect_seconds):
+            connection = await asyncpg.connect(dsn, server_settings={"application_name": application_name})
+            await connection.execute(
+                f"set statement_timeout = '{_milliseconds(timeouts.statement_seconds)}';"
+                f"set lock_timeout = '{_milliseconds(timeouts.lock_seconds)}'"
+            )
+    except (asyncpg.exceptions.ClientConfigurationError, ValueError) as error:
+        # The words of these may quote a part of the password.
+        raise Unavailable("the DSN is not a connection URL that can be read") from error
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
+        if connection is not None:
+            connection.terminate()
         raise Unavailable(one_line(error)) from error
     return connection
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{max(1, round(seconds * 1000))}ms"  # 0 would mean: without limit
 
 
 class Slot:
@@ -109,8 +121,7 @@ class Slot:
         # Stretches of the batch that still have to be written, as indices; taken from the end.
         stretches = [list(range(len(batch)))]
         if target.way is Way.RECORDSET_RETURNING and target.table.filtering_triggers:
-            # Triggers may drop rows, so returned rows could not be told apart: each request by itself.
-            stretches = [[index] for index in reversed(stretches[0])]
+            stretches = _one_by_one(stretches[0])
         while stretches:
             stretch = stretches.pop()
             if not stretch:
@@ -118,6 +129,8 @@ class Slot:
             try:
                 results = await self._store(target, [batch[index] for index in stretch])
                 attempt.outcomes.update(zip(stretch, results, strict=True))
+            except RowsFiltered:
+                stretches += _one_by_one(stretch)
             except Exception as error:  # noqa: BLE001 - judged here, whatever it is
                 try:
                     stretches += await self._judge(error, target, attempt, stretch)
@@ -128,6 +141,9 @@ class Slot:
                     for index in [*stretch, *(index for other in stretches for index in other)]:
                         attempt.outcomes[index] = Unavailable(str(unavailable))
                     stretches.clear()
+                except Exception:
+                    logger.exception("the verdict on a failed write failed itself")
+                    attempt.outcomes.update((index, SqlError("internal error")) for index in stretch)
         return [attempt.outcomes[index] for index in range(len(batch))]
 
     # ---------------------------------------------------------------- one attempt
@@ -141,14 +157,8 @@ class Slot:
             if target.way is Way.COPY:
                 await copy(connection, target, b"".join([r.payload for r in rows]))
                 return [None] * len(rows)
-            payload = b",".join([r.payload for r in rows])
-            stored = await insert(connection, target, payload, sum(r.rows for r in rows))
-        if target.way is Way.RECORDSET:
-            return [None] * len(rows)
-        if len(rows) == 1:
-            return [stored]
-        ends = iter(stored)
-        return [[next(ends) for _ in range(r.rows)] for r in rows]
+            stored = await insert(connection, target, [r.payload for r in rows], [r.rows for r in rows])
+        return stored if target.way is Way.RECORDSET_RETURNING else [None] * len(rows)
 
     # ---------------------------------------------------------------- the verdict
 
@@ -167,8 +177,12 @@ class Slot:
                     return []
                 case Meaning.TABLE_CHANGED:
                     return await self._look_again(error, target, attempt, stretch)
+        if isinstance(error, Unavailable):
+            raise error
         if meaning is Meaning.BUSY:
-            raise Unavailable(one_line(error)) from error
+            # Everybody in the batch will read this, and the words may be a trigger's about one of the rows.
+            logger.info("%s cannot be written now: %s", target.table.identifier, one_line(error))
+            raise Unavailable(f"SQLSTATE {getattr(error, 'sqlstate', None)}") from error
         # The connection cannot be used again: it is lost, or in a state that nobody foresaw.
         await self.close()
         if meaning is Meaning.AWAY:
@@ -210,6 +224,7 @@ class _Attempt:
         self.batch = batch
         self.outcomes: dict[int, object] = {}
         self.looked_again = False
+        self.located = 0
 
     def reject(self, stretch: Sequence[int], fault: Fault) -> None:
         """The same fault for every request of the stretch, each as an exception of its own."""
@@ -229,10 +244,28 @@ class _Attempt:
                 rows = self.batch[index].rows
                 if before < line <= before + rows:
                     self.reject([index], fault.at(line - before, column))
-                    return [stretch[:place] + stretch[place + 1 :]]
+                    self.located += 1
+                    return self._without(stretch, place)
                 before += rows
         if len(stretch) == 1:
             self.reject(stretch, fault.at(1) if self.batch[stretch[0]].rows == 1 else fault)
             return []
         middle = len(stretch) // 2
         return [stretch[middle:], stretch[:middle]]
+
+    def _without(self, stretch: list[int], place: int) -> list[list[int]]:
+        """What is left of a stretch of which the request at `place` was found to be bad.
+
+        At first all of it together, since bad rows are rare. When there are many, what stands before (all good so far)
+        and the rest in halves: written as a whole, a batch of nothing but bad rows would be sent once for each of them.
+        """
+        before, after = stretch[:place], stretch[place + 1 :]
+        if self.located <= _LOCATED_TOGETHER:
+            return [before + after]
+        middle = len(after) // 2
+        return [after[middle:], after[:middle], before]
+
+
+def _one_by_one(stretch: list[int]) -> list[list[int]]:
+    """Each request by itself; where triggers drop rows, the returned ones could not be told apart otherwise."""
+    return [[index] for index in reversed(stretch)]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum, auto
+from functools import cached_property
 
-from sql.catalog import Catalog, Table
+from sql.catalog import Table
+from sql.statements import copy_statement, default_rows_statement, insert_statement
 
 
 class Way(Enum):
@@ -16,31 +18,44 @@ class Way(Enum):
     RECORDSET_RETURNING = auto()  # the same, answering the stored rows
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Target:
-    """A table, the columns that the rows have, and the way of writing. Compared by identity: see `Targets`."""
+    """A table, the columns that the rows have, and the way of writing. Compared by identity: see `Targets`.
 
-    catalog: Catalog
+    `copy_default` says whether COPY has a marker for "the default here" (PostgreSQL 16).
+    """
+
     table: Table
     columns: tuple[str, ...]
     way: Way
+    copy_default: bool
+
+    @cached_property
+    def statement(self) -> str:
+        """The statement that writes a batch; its parameters are those of `sql/copy.py` or `sql/recordset.py`."""
+        if self.way is Way.COPY:
+            return copy_statement(self.table, self.columns, copy_default=self.copy_default)
+        returning = self.way is Way.RECORDSET_RETURNING
+        if self.columns:
+            return insert_statement(self.table, self.columns, returning=returning)
+        return default_rows_statement(self.table, returning=returning)
 
 
 class Targets:
-    """Keeps one `Target` for each combination, for as long as the catalog that they were made from is the newest."""
+    """The targets of one table: one object for each combination of columns and way."""
 
-    _MAX = 10_000  # combinations of tables and columns; forgetting them only means smaller batches
+    _MAX = 1_000  # a producer with random keys must not grow memory; forgetting them only means smaller batches
 
-    def __init__(self, catalog: Catalog) -> None:
-        self._catalog = catalog
-        self._targets: dict[tuple[str, str, tuple[str, ...], Way], Target] = {}
+    def __init__(self, table: Table, *, copy_default: bool) -> None:
+        self._table = table
+        self._copy_default = copy_default
+        self._targets: dict[tuple[tuple[str, ...], Way], Target] = {}
 
-    def get(self, table: Table, columns: tuple[str, ...], way: Way) -> Target:
+    def get(self, columns: tuple[str, ...], way: Way) -> Target:
         """The one target of this combination."""
-        key = (table.schema, table.name, columns, way)
-        target = self._targets.get(key)
+        target = self._targets.get((columns, way))
         if target is None:
             if len(self._targets) >= self._MAX:
                 self._targets.clear()
-            target = self._targets[key] = Target(self._catalog, table, columns, way)
+            target = self._targets[columns, way] = Target(self._table, columns, way, self._copy_default)
         return target

@@ -68,11 +68,13 @@ class CatalogWatch:
                     logger.info("connected to the database")
                 failures = 0
                 await self._serve()
-            except (Unavailable, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+            except Exception as error:
                 failures += 1
                 reason = one_line(error)
                 if reason != self.problem:  # once per reason, not once per attempt
-                    logger.warning("cannot reach the database: %s (trying again)", reason)
+                    known = isinstance(error, (Unavailable, asyncpg.PostgresError, asyncpg.InterfaceError, OSError))
+                    trace = None if known else error
+                    logger.warning("cannot reach the database: %s (trying again)", reason, exc_info=trace)
                 self.problem = reason
             finally:
                 self._disconnect()
@@ -141,6 +143,7 @@ class CatalogWatch:
             async with asyncio.timeout(self._timeouts.answer_seconds):
                 catalog = await load(connection, self._schemas)
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+            connection.terminate()  # whoever waits for this reading sees at once that there is none to be had
             raise Unavailable(one_line(error)) from error
         if catalog.server_version < SERVER_VERSION_MIN:
             version, needed = catalog.server_version // 10_000, SERVER_VERSION_MIN // 10_000

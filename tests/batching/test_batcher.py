@@ -14,10 +14,10 @@ from batching import (
     Closed,
     DeadlinePassed,
     Flush,
+    FlushCut,
     Limits,
     NotQueued,
     Outcome,
-    OutcomeUnknown,
     QueueFull,
     Retry,
     SinkAway,
@@ -63,7 +63,8 @@ def batcher_of(
     *sinks: FakeSink, limits: Limits | None = None, observe: Callable[[Flush], object] = lambda _: None
 ) -> Batcher:
     """A batcher on the running loop's clock."""
-    return Batcher(sinks, limits or Limits(), observe=observe, clock=asyncio.get_running_loop().time)
+    clock = asyncio.get_running_loop().time
+    return Batcher(sinks, limits or Limits(), Retry(on=OSError), observe=observe, clock=clock)
 
 
 async def refuse() -> None:
@@ -220,16 +221,19 @@ def test_a_lane_that_cannot_be_written_does_not_hold_up_the_others() -> None:
     async def main() -> None:
         class Picky(FakeSink):
             async def write(self, lane: Hashable, batch: Sequence[Submission], /) -> Sequence[Outcome]:
-                if lane == "locked" and asyncio.get_running_loop().time() < 5:
+                if lane == "locked" and asyncio.get_running_loop().time() < 20:
+                    await asyncio.sleep(3)
                     self.is_open = False
                     raise TimeoutError("lock timeout")
                 return await super().write(lane, batch)
 
-        sink = Picky()
-        async with batcher_of(sink).running(drain_seconds=1) as batcher:
-            patient = asyncio.create_task(batcher.write("locked", b"patient", 1, timeout_seconds=10))
-            hasty = asyncio.create_task(batcher.write("locked", b"hasty", 1, timeout_seconds=1))
-            for number in range(40):
+        first, second = Picky(), Picky()
+        async with batcher_of(first, second).running(drain_seconds=1) as batcher:
+            patient = asyncio.create_task(batcher.write("locked", b"patient", 1, timeout_seconds=40))
+            await asyncio.sleep(1)
+            hasty = asyncio.create_task(batcher.write("locked", b"hasty", 1, timeout_seconds=10))
+            await asyncio.sleep(3.5)  # by now both slots have tried, and one is trying again
+            for number in range(60):
                 await asyncio.sleep(0.1)
                 assert batcher.away() is None
                 await batcher.write("open", b"%d" % number, 1, timeout_seconds=0.06)
@@ -237,7 +241,27 @@ def test_a_lane_that_cannot_be_written_does_not_hold_up_the_others() -> None:
                 await hasty
             assert str(late.value.reason) == "lock timeout"
             assert await patient == b"patient"
-            assert asyncio.get_running_loop().time() < 8, "after the longest pause at the latest"
+            assert asyncio.get_running_loop().time() < 26, "after the longest pause and one more try at the latest"
+
+    virtual_time.run(main())
+
+
+def test_a_sink_with_a_bug_is_not_tried_again() -> None:
+    """Nobody knows what it has stored, so a second try could store rows twice."""
+
+    async def main() -> None:
+        sink = FakeSink()
+
+        async def bug() -> None:
+            sink.fail = None
+            raise ZeroDivisionError
+
+        sink.fail = bug
+        async with batcher_of(sink).running(drain_seconds=1) as batcher:
+            with pytest.raises(FlushCut):
+                await batcher.write("lane", b"row", 1, timeout_seconds=9)
+            assert await batcher.write("lane", b"next", 1, timeout_seconds=9) == b"next"
+        assert sink.stored == [("lane", b"next")]
 
     virtual_time.run(main())
 
@@ -365,7 +389,7 @@ def test_a_flush_that_outlasts_the_drain_is_answered_with_the_truth() -> None:
             waiting = asyncio.create_task(batcher.write("lane", b"waiting", 1, timeout_seconds=9999))
             await asyncio.sleep(1)
         assert asyncio.get_running_loop().time() == pytest.approx(7)
-        with pytest.raises(OutcomeUnknown):
+        with pytest.raises(FlushCut):
             await flying
         with pytest.raises(Closed):
             await waiting
@@ -398,7 +422,7 @@ def test_flushes_are_observed() -> None:
 
 def test_retries_double_up_to_their_limit() -> None:
     """A database that is away for a day is neither hammered nor forgotten."""
-    retry = Retry(first_seconds=0.1, max_seconds=2)
+    retry = Retry(on=OSError, first_seconds=0.1, max_seconds=2)
     assert [retry.delay(failures) for failures in (0, 1)] == [0, 0]
     assert 0.075 <= retry.delay(2) <= 0.1
     assert 0.15 <= retry.delay(3) <= 0.2
@@ -473,7 +497,7 @@ def check(clients: list[asyncio.Task[object]], sinks: list[FakeSink]) -> None:
         payload = b"%d" % number
         assert client.done(), "everybody is answered"
         error = None if client.cancelled() else client.exception()
-        if client.cancelled() or isinstance(error, OutcomeUnknown):
+        if client.cancelled() or isinstance(error, FlushCut):
             continue  # stored or not: nobody was told either
         if error is None:
             assert client.result() == payload, "its own result"

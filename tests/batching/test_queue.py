@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from batching import Batch, Closed, DeadlinePassed, Limits, OutcomeUnknown, QueueFull, Submission, TooLarge
+from batching import Batch, Closed, DeadlinePassed, FlushCut, Limits, QueueFull, Submission, TooLarge
 from batching.queue import Queue
 
 LIMITS = Limits(batch_rows_max=5, batch_bytes_max=50, pending_rows_max=20, pending_bytes_max=200)
@@ -29,6 +29,8 @@ class QueueLaws(RuleBasedStateMachine):
         self.numbers: dict[Submission, int] = {}
         self.turns_missed: Counter[str] = Counter()
         self.paused: dict[str, int] = {}
+        self.failures: Counter[str] = Counter()
+        self.on_trial: set[str] = set()
         self.clock = 0
 
     def _pending(self) -> list[Submission]:
@@ -67,11 +69,15 @@ class QueueLaws(RuleBasedStateMachine):
     @rule()
     def take(self) -> None:
         batch = self.queue.take()
-        ready = {lane for lane, rest in self.waiting.items() if rest and lane not in self.paused}
+        held = self.paused.keys() | self.on_trial
+        ready = {lane for lane, rest in self.waiting.items() if rest and lane not in held}
         if batch is None:
             assert not ready
             return
-        assert batch.lane in ready
+        assert batch.lane in ready, "no lane that pauses, no second batch of one that is on trial"
+        assert batch.failures == self.failures[str(batch.lane)]
+        if batch.failures:
+            self.on_trial.add(str(batch.lane))
         lane = self.waiting[str(batch.lane)]
         taken = list(batch.submissions)
         assert taken
@@ -84,7 +90,7 @@ class QueueLaws(RuleBasedStateMachine):
         self.in_batches.append(batch)
         self.turns_missed[str(batch.lane)] = 0
         for other, rest in self.waiting.items():
-            if rest and other != batch.lane and other not in self.paused:
+            if rest and other != batch.lane and other not in held:
                 self.turns_missed[other] += 1
                 assert self.turns_missed[other] < 2 * len(LANES), "every lane has its turn"
 
@@ -92,6 +98,9 @@ class QueueLaws(RuleBasedStateMachine):
     @rule(data=st.data())
     def settle(self, data: st.DataObject) -> None:
         batch = self.in_batches.pop(data.draw(st.integers(0, len(self.in_batches) - 1)))
+        if batch.failures:
+            self.on_trial.discard(str(batch.lane))
+        self.failures[str(batch.lane)] = 0
         outcomes = [None if data.draw(st.booleans()) else ValueError() for _ in batch.submissions]
         self.queue.settle(batch, outcomes)
         for submission, outcome in zip(batch.submissions, outcomes, strict=True):
@@ -105,6 +114,9 @@ class QueueLaws(RuleBasedStateMachine):
         pause = self.clock + 5 if data.draw(st.booleans()) else None
         self.queue.give_back(batch, ConnectionError(), pause)
         lane = str(batch.lane)
+        if batch.failures:
+            self.on_trial.discard(lane)
+        self.failures[lane] = max(self.failures[lane], batch.failures) + 1
         self.paused.pop(lane, None)
         if pause is not None:
             self.paused[lane] = pause
@@ -141,6 +153,9 @@ class QueueLaws(RuleBasedStateMachine):
     @invariant()
     def an_empty_lane_is_forgotten_with_its_pause(self) -> None:
         self.paused = {lane: until for lane, until in self.paused.items() if self.waiting[lane]}
+        for lane, rest in self.waiting.items():
+            if not rest:
+                self.failures[lane] = 0
 
     @invariant()
     def counts_are_those_of_the_model(self) -> None:
@@ -210,7 +225,7 @@ def test_a_sink_that_miscounts_leaves_nobody_waiting(caplog: pytest.LogCaptureFi
     batch = queue.take()
     assert batch is not None
     queue.settle(batch, [None])
-    assert [type(outcome) for outcome in answered] == [OutcomeUnknown, OutcomeUnknown]
+    assert [type(outcome) for outcome in answered] == [FlushCut, FlushCut]
     assert "1 outcomes for 2 submissions" in caplog.text
 
 

@@ -9,16 +9,16 @@ from hypothesis import strategies as st
 from service.prefer import NONE, Preferences, parse
 
 CASES = {
-    "return=representation": Preferences(returning=True, applied="return=representation"),
-    "return=minimal": Preferences(applied="return=minimal"),
-    "return=representation,count=exact": Preferences(returning=True, applied="return=representation"),
-    " return = minimal , wait = 5 ": Preferences(wait_seconds=5, applied="return=minimal, wait=5"),
-    'return="representation"': Preferences(returning=True, applied="return=representation"),
-    "return=representation; foo=bar": Preferences(returning=True, applied="return=representation"),
-    "return=minimal, return=representation": Preferences(applied="return=minimal"),  # the first wins
-    "Respond-Async": Preferences(respond_async=True, applied="respond-async"),
-    "respond-async, return=representation": Preferences(returning=True, applied="return=representation"),
-    "respond-async, wait=10": Preferences(respond_async=True, wait_seconds=10, applied="respond-async, wait=10"),
+    "return=representation": Preferences(returning=True, applied=("return=representation",)),
+    "return=minimal": Preferences(applied=("return=minimal",)),
+    "return=representation,count=exact": Preferences(returning=True, applied=("return=representation",)),
+    " return = minimal , wait = 5 ": Preferences(wait_seconds=5, applied=("return=minimal",)),
+    'return="representation"': Preferences(returning=True, applied=("return=representation",)),
+    "return=representation; foo=bar": Preferences(returning=True, applied=("return=representation",)),
+    "return=minimal, return=representation": Preferences(applied=("return=minimal",)),  # the first wins
+    "Respond-Async": Preferences(respond_async=True, applied=("respond-async",)),
+    "respond-async, return=representation": Preferences(returning=True, applied=("return=representation",)),
+    "respond-async, wait=10": Preferences(respond_async=True, wait_seconds=10, applied=("respond-async",)),
     "wait=-1": NONE,
     "wait=soon": NONE,
     "wait=٣": NONE,

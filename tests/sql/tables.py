@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from sql import Catalog, Column, CopyCodec, Encoded, Fault, Kind, RecordCodec, Rejected, Table
+from sql import Column, CopyCodec, Encoded, Fault, Kind, RecordCodec, Rejected, Table
+from sql.catalog import COPY_DEFAULT_VERSION
 
 TYPES = {
     Kind.TEXT: "text",
@@ -38,7 +39,7 @@ MIXED = table(*[column(kind.name.lower(), kind) for kind in TYPES])
 
 def copy_codec(of: Table, server_version: int = 180000) -> CopyCodec:
     """A codec as a service makes it for this table."""
-    return CopyCodec(of, Catalog(("public",), {(of.schema, of.name): of}, server_version))
+    return CopyCodec(of, copy_default=server_version >= COPY_DEFAULT_VERSION, bytes_max=10**9)
 
 
 def record_codec(of: Table) -> RecordCodec:

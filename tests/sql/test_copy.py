@@ -10,7 +10,7 @@ import pytest
 
 from sql import Target, Way
 from sql.catalog import load
-from sql.copy import copy, copy_statement
+from sql.copy import copy
 from sql.errors import Meaning, meaning_of
 from tests.harness import Connection, rows_of
 
@@ -18,7 +18,7 @@ from tests.harness import Connection, rows_of
 async def target(db: Connection, *columns: str, table: str = "t") -> Target:
     """A target by the catalog as it is now."""
     catalog = await load(db, ["public"])
-    return Target(catalog, catalog.tables["public", table], columns, Way.COPY)
+    return Target(catalog.tables["public", table], columns, Way.COPY, catalog.copy_default)
 
 
 async def pieces(of: Iterable[bytes]) -> AsyncIterator[bytes]:
@@ -64,7 +64,7 @@ async def test_a_bad_row_leaves_nothing_and_the_connection_usable(db: Connection
 async def test_a_statement_before_copy_shares_its_transaction(row: bytes, notes: int, db: Connection) -> None:
     """An implicit transaction around several statements of one string saves two round trips per batch."""
     await db.execute("create table t (a int); create table note (a int)")
-    statement = f"insert into note values (1); {copy_statement(await target(db, 'a'))}"
+    statement = f"insert into note values (1); {(await target(db, 'a')).statement}"
     try:
         await copy_in(db, statement, [row])
     except asyncpg.InvalidTextRepresentationError:
@@ -77,7 +77,7 @@ async def test_a_statement_before_copy_shares_its_transaction(row: bytes, notes:
 async def test_a_statement_that_fails_before_copy_is_the_error(db: Connection) -> None:
     """The data is on its way already when it fails; the server must ignore it and the connection stay in step."""
     await db.execute("create table t (a int)")
-    statement = f"select 1/0; {copy_statement(await target(db, 'a'))}"
+    statement = f"select 1/0; {(await target(db, 'a')).statement}"
     with pytest.raises(asyncpg.DivisionByZeroError):
         await copy_in(db, statement, [b"1\n" * 100_000])
     assert await db.fetchval("select count(*) from t") == 0
@@ -87,7 +87,7 @@ async def test_pieces_may_be_cut_anywhere(db: Connection) -> None:
     """Payloads need not be joined to be sent."""
     await db.execute("create table t (a text)")
     data = "ä\\t1\n\\N\nb\n".encode()
-    await copy_in(db, copy_statement(await target(db, "a")), [data[i : i + 1] for i in range(len(data))])
+    await copy_in(db, (await target(db, "a")).statement, [data[i : i + 1] for i in range(len(data))])
     assert await rows_of(db, "select * from t") == [("ä\t1",), (None,), ("b",)]
 
 
@@ -100,7 +100,7 @@ async def test_a_failing_source_leaves_nothing(db: Connection) -> None:
         raise ValueError
 
     with pytest.raises(ValueError):  # noqa: PT011 - our own, without a text
-        await db._copy_in(copy_statement(await target(db, "a")), failing(), None)  # type: ignore[attr-defined]
+        await db._copy_in((await target(db, "a")).statement, failing(), None)  # type: ignore[attr-defined]
     assert await db.fetchval("select count(*) from t") == 0
 
 
@@ -150,7 +150,7 @@ async def test_the_marker_asks_for_the_default_of_that_row(db: Connection) -> No
     """Rows with different keys share a COPY because of it."""
     await db.execute(MARKED)
     aim = await target(db, "a", "b", "c", "d", "e", "f")
-    if not aim.catalog.copy_default:
+    if not aim.copy_default:
         pytest.skip("COPY knows DEFAULT since PostgreSQL 16")
     await copy(db, aim, b"\\D\t\\D\t\\D\t\\D\t\\D\t\\D\n1\t\\\\D\t\\D\t9\t\\N\t\\\\N\n\\N\tD\t5\t\\D\t\\D\tN\n")
     assert await rows_of(db, "select a, b, c, d, e is not null, f, g from t") == [
@@ -164,7 +164,7 @@ async def test_the_marker_is_refused_where_there_is_no_default(db: Connection) -
     """So the codec must write NULL for such a column; should this ever change, it need not."""
     await db.execute("create table t (a int)")
     aim = await target(db, "a")
-    if not aim.catalog.copy_default:
+    if not aim.copy_default:
         pytest.skip("COPY knows DEFAULT since PostgreSQL 16")
     with pytest.raises(asyncpg.BadCopyFileFormatError, match="default marker"):
         await copy(db, aim, b"\\D\n")
@@ -174,7 +174,7 @@ async def test_before_the_marker_there_is_no_option_for_it(db: Connection) -> No
     """PostgreSQL 15 refuses an option that it does not know."""
     await db.execute("create table t (a int)")
     of = await target(db, "a")
-    assert ("default" in copy_statement(of)) is of.catalog.copy_default
+    assert ("default" in of.statement) is of.copy_default
 
 
 @pytest.mark.filterwarnings("ignore")  # a server may want to say something about the setting

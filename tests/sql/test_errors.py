@@ -76,7 +76,7 @@ async def test_a_change_of_the_table_is_recognised(db: Connection) -> None:
     """These are the real errors of a COPY by a catalog that is out of date."""
     await db.execute("create table t (a int, b int)")
     catalog = await load(db, ["public"])
-    target = Target(catalog, catalog.tables["public", "t"], ("a", "b"), Way.COPY)
+    target = Target(catalog.tables["public", "t"], ("a", "b"), Way.COPY, catalog.copy_default)
     for change in (
         "alter table t drop column b",
         "alter table t add b int generated always as (a * 2) stored",
@@ -300,7 +300,7 @@ async def test_lines_are_found_in_what_postgresql_really_says(db: Connection) ->
         await db.execute(f"create table {quoted} {case.table}")
         catalog = await load(db, ["public"])
         columns = ("a", "b") if "b int)" in case.table else ("a",)
-        target = Target(catalog, catalog.tables["public", case.name], columns, Way.COPY)
+        target = Target(catalog.tables["public", case.name], columns, Way.COPY, catalog.copy_default)
         with pytest.raises(asyncpg.PostgresError) as info:
             await copy(db, target, case.payload)
         assert (info.value.sqlstate, line_of(info.value, case.name)) == (case.state, case.found), what
