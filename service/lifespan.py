@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.to_thread
@@ -17,7 +18,7 @@ from service.bodies import Bodies
 from service.embedded import EmbeddedPostgres
 from service.ingest import Ingest
 from service.metrics import Metrics
-from sql import CatalogWatch, Slot, Unavailable
+from sql import CatalogWatch, Slot, Unavailable, is_abandoned
 
 if TYPE_CHECKING:
     from service.settings import Settings
@@ -54,23 +55,51 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
 
     A database that cannot be reached does not keep the service from starting; it says so and tries again.
     """
-    async with _database(settings) as dsn:
-        metrics = Metrics()
-        retry = Retry(on=Unavailable, max_seconds=settings.retry_seconds_max)
-        ingest = Ingest(settings)
-        watch = CatalogWatch(dsn, settings.schemas, settings.timeouts, ingest.publish, retry.delay)
-        slots = [Slot(dsn, settings.timeouts, watch.reload) for _ in range(settings.flush_slots)]
-        batcher = Batcher(slots, settings.limits, retry, observe=metrics.flushed)
-        metrics.watch(batcher)
-        service = Service(settings, dsn, ingest, batcher, watch, metrics, Bodies(settings))
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(watch.run)
-            try:
-                async with batcher.running(drain_seconds=settings.drain_seconds_max):
-                    await watch.tried()  # who is served at once should not be told that the tables are not known yet
-                    yield service
-            finally:
-                tasks.cancel_scope.cancel()
+    with _no_noise():
+        async with _database(settings) as dsn, _parts(settings, dsn) as service:
+            yield service
+
+
+@contextmanager
+def _no_noise() -> Iterator[None]:
+    """Keep the event loop from logging tracebacks for cut connections, which the slots have dealt with."""
+    loop = asyncio.get_running_loop()
+    before = loop.get_exception_handler()
+
+    def handle(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        if is_abandoned(context):
+            return
+        if before is None:
+            loop.default_exception_handler(context)
+        else:
+            before(loop, context)
+
+    loop.set_exception_handler(handle)
+    try:
+        yield
+    finally:
+        loop.set_exception_handler(before)
+
+
+@asynccontextmanager
+async def _parts(settings: Settings, dsn: str) -> AsyncIterator[Service]:
+    """Construct, connect and run the parts."""
+    metrics = Metrics()
+    retry = Retry(on=Unavailable, max_seconds=settings.retry_seconds_max)
+    ingest = Ingest(settings)
+    watch = CatalogWatch(dsn, settings.schemas, settings.timeouts, ingest.publish, retry.delay)
+    slots = [Slot(dsn, settings.timeouts, watch.reload) for _ in range(settings.flush_slots)]
+    batcher = Batcher(slots, settings.limits, retry, observe=metrics.flushed)
+    metrics.watch(batcher)
+    service = Service(settings, dsn, ingest, batcher, watch, metrics, Bodies(settings))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(watch.run)
+        try:
+            async with batcher.running(drain_seconds=settings.drain_seconds_max):
+                await watch.tried()  # who is served at once should not be told that the tables are not known yet
+                yield service
+        finally:
+            tasks.cancel_scope.cancel()
 
 
 @asynccontextmanager

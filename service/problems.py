@@ -136,9 +136,11 @@ def body_late(seconds: float) -> Problem:
     return refusal(408, BODY_LATE, f"The request body did not arrive within {seconds:g} seconds")
 
 
-def internal() -> Problem:
-    """A bug of ours. What it was is in the log, not in the answer."""
-    return refusal(500, INTERNAL, "Internal error")
+MALFORMED_HTTP = refusal(400, "HR400", "Invalid HTTP request received")
+"""Bytes that are no HTTP request."""
+
+INTERNAL_ERROR = refusal(500, INTERNAL, "Internal error")
+"""A bug of ours. What it was is in the log, not in the answer."""
 
 
 def problem_of(error: BaseException) -> Problem:  # noqa: C901, PLR0911, PLR0912 - a table, whose rows are types
@@ -176,12 +178,12 @@ def problem_of(error: BaseException) -> Problem:  # noqa: C901, PLR0911, PLR0912
             message = "The connection to the database was lost while committing: the rows may or may not be stored"
             return refusal(503, UNKNOWN, message, hint=hint)
         case _:
-            return internal()
+            return INTERNAL_ERROR
 
 
 def is_expected(error: BaseException) -> bool:
     """Whether `problem_of` has words for an error; what it has none for is a bug of ours."""
-    return problem_of(error).fault.code != INTERNAL
+    return problem_of(error) is not INTERNAL_ERROR
 
 
 def _status(code: str) -> int:

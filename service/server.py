@@ -18,6 +18,7 @@ import uvicorn
 
 from service.app import create_app
 from service.lifespan import Service, running
+from service.protocol import Protocol
 
 if TYPE_CHECKING:
     import socket
@@ -42,7 +43,7 @@ class Server(uvicorn.Server):
                 host=settings.host,
                 port=settings.port,
                 loop="uvloop",
-                http="httptools",
+                http=Protocol,
                 ws="none",
                 lifespan="off",  # `_serve` runs the service itself, so that its errors are ours to word
                 log_config=None,

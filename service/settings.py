@@ -9,13 +9,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator
+from pydantic import Field, PositiveInt, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from batching import Limits
 from sql import Timeouts
 
 MIB = 1024 * 1024
+
+Seconds = Annotated[float, Field(ge=0.001, le=86_400, allow_inf_nan=False)]
+"""From a millisecond, the least that PostgreSQL's own time-outs know, to a day."""
 
 
 def unknown_variables(environ: Mapping[str, str]) -> list[str]:
@@ -44,7 +47,11 @@ class Settings(BaseSettings):
         min_length=1,
         description="The schemas whose tables can be written, separated by commas; the first is the default.",
     )
-    prefix: str = Field(default="/rest/v1", description="The path before the table name; may be empty.")
+    prefix: str = Field(
+        default="/rest/v1",
+        pattern=r"^[A-Za-z0-9/._~-]*$",
+        description="The path before the table name; may be empty.",
+    )
     flush_slots: PositiveInt = Field(default=2, le=64, description="Batches in flight at once, each on a connection.")
     batch_rows_max: PositiveInt = Field(default=10_000, description="Rows in one batch; a larger request goes alone.")
     batch_bytes_max: PositiveInt = Field(default=4 * MIB, description="Bytes of rows in one batch.")
@@ -53,23 +60,23 @@ class Settings(BaseSettings):
     )
     pending_bytes_max: PositiveInt = Field(default=256 * MIB, description="The same bound in bytes of rows.")
     body_bytes_max: PositiveInt = Field(default=32 * MIB, description="The largest request body; more is answered 413.")
-    body_seconds_max: PositiveFloat = Field(
+    body_seconds_max: Seconds = Field(
         default=30.0, description="How long a request body may take to arrive; longer is answered 408."
     )
-    request_seconds_max: PositiveFloat = Field(
+    request_seconds_max: Seconds = Field(
         default=10.0, description="A request whose rows have not begun to be written by then is answered 503."
     )
-    connect_seconds_max: PositiveFloat = Field(default=5.0, description="How long connecting to the database may take.")
-    statement_seconds_max: PositiveFloat = Field(
+    connect_seconds_max: Seconds = Field(default=5.0, description="How long connecting to the database may take.")
+    statement_seconds_max: Seconds = Field(
         default=20.0, description="How long the database may take to write one batch (`statement_timeout`)."
     )
-    lock_seconds_max: PositiveFloat = Field(
+    lock_seconds_max: Seconds = Field(
         default=5.0, description="How long a batch may wait for a lock in the database (`lock_timeout`)."
     )
-    retry_seconds_max: PositiveFloat = Field(
+    retry_seconds_max: Seconds = Field(
         default=2.0, description="The longest pause between two attempts to reach a database that is away."
     )
-    drain_seconds_max: PositiveFloat = Field(
+    drain_seconds_max: Seconds = Field(
         default=25.0, description="How long a stopping service gives the requests it has accepted."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="What is logged.")
@@ -82,7 +89,9 @@ class Settings(BaseSettings):
 
     @field_validator("dsn")
     @classmethod
-    def _none_for_empty(cls, value: str | None) -> str | None:
+    def _is_url(cls, value: str | None) -> str | None:
+        if value and not value.startswith(("postgresql://", "postgres://")):
+            raise ValueError("must begin with postgresql://")
         return value or None
 
     @field_validator("prefix")

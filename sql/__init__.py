@@ -13,7 +13,7 @@ from sql.errors import (
     Unavailable,
     unknown_table,
 )
-from sql.slot import Rows, Slot, Timeouts
+from sql.slot import Rows, Slot, Timeouts, is_abandoned
 from sql.target import Target, Targets, Way
 from sql.watch import CHANNEL, CatalogWatch
 
@@ -43,6 +43,7 @@ __all__ = [
     "TooLarge",
     "Unavailable",
     "Way",
+    "is_abandoned",
     "is_array",
     "quote_identifier",
     "unknown_table",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -84,6 +84,14 @@ async def connect(dsn: str, timeouts: Timeouts, application_name: str) -> Connec
             connection.terminate()
         raise Unavailable(one_line(error)) from error
     return connection
+
+
+def is_abandoned(context: Mapping[str, object]) -> bool:
+    """Whether an event loop's complaint is about a future that asyncpg left behind when its connection was cut.
+
+    The write that it belonged to has been judged by another exception, so nobody needs to hear of it again.
+    """
+    return "future" in context and isinstance(context.get("exception"), asyncpg.PostgresConnectionError)
 
 
 def _milliseconds(seconds: float) -> str:
@@ -185,6 +193,10 @@ class Slot:
             raise Unavailable(f"SQLSTATE {getattr(error, 'sqlstate', None)}") from error
         # The connection cannot be used again: it is lost, or in a state that nobody foresaw.
         await self.close()
+        if isinstance(error, asyncpg.InternalClientError) and "cannot switch to state" in str(error):
+            # asyncpg says so before it sends what the step would send, be it the data of a COPY or an INSERT: the
+            # server's last words came first, and nothing of this was stored.
+            raise Unavailable("the connection to the database was closed") from error
         if meaning is Meaning.AWAY:
             logger.warning("connection lost while writing %d requests: %s", len(stretch), one_line(error))
             attempt.outcomes.update((index, OutcomeUnknown()) for index in stretch)

@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
+from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 
@@ -47,6 +48,7 @@ class CatalogWatch:
         self.catalog: Catalog | None = None
         self.problem: str | None = "not connected yet"
         self._dsn = dsn
+        self._where = _where(dsn)
         self._schemas = tuple(schemas)
         self._timeouts = timeouts
         self._published = published
@@ -74,7 +76,8 @@ class CatalogWatch:
                 if reason != self.problem:  # once per reason, not once per attempt
                     known = isinstance(error, (Unavailable, asyncpg.PostgresError, asyncpg.InterfaceError, OSError))
                     trace = None if known else error
-                    logger.warning("cannot reach the database: %s (trying again)", reason, exc_info=trace)
+                    what = f"cannot reach the database {self._where}: {reason} (trying again)"
+                    logger.warning(what, exc_info=trace)
                 self.problem = reason
             finally:
                 self._disconnect()
@@ -150,6 +153,9 @@ class CatalogWatch:
             raise Unavailable(f"PostgreSQL {version} is too old: {needed} or newer is needed")
         self._read_at = started
         self._read_took = asyncio.get_running_loop().time() - started
+        if self.catalog is None:
+            for schema in set(self._schemas).difference(schema for schema, _ in catalog.tables):
+                logger.warning("there is no table in schema %s, or no such schema", schema)
         self.catalog = catalog
         self.problem = None
         self._published(catalog)
@@ -168,3 +174,14 @@ class CatalogWatch:
         connection, self._connection = self._connection, None
         if connection is not None and not connection.is_closed():
             connection.terminate()
+
+
+def _where(dsn: str) -> str:
+    """Which database a DSN means, for the log: host, port and name. Nothing, if it might show a part of a password."""
+    parts = urlsplit(dsn)
+    try:
+        port = "" if parts.port is None else f":{parts.port}"
+    except ValueError:  # several hosts, or a password with characters that should have been escaped
+        return "of the DSN"
+    host = parts.hostname or parse_qs(parts.query).get("host", ["local socket"])[0]
+    return f"{host}{port}{parts.path}"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from batching import Batcher, Closed, DeadlinePassed, Limits, QueueFull, SinkAway, TooLarge
+from batching import Batcher, Closed, DeadlinePassed, Limits, QueueFull, Retry, SinkAway, TooLarge
 from service import problems
 from service.metrics import Metrics
 from service.problems import Refused, body_late, body_too_large, problem_of
@@ -146,7 +146,7 @@ def test_each_sqlstate_is_where_it_belongs(state: str) -> None:
 def test_the_metrics_table_has_every_metric() -> None:
     """Dashboards are made from the table; a name that is not exported gives an empty graph and no error."""
     metrics = Metrics()
-    metrics.watch(Batcher([], Limits()))
+    metrics.watch(Batcher([], Limits(), Retry(on=OSError)))
     exported: list[Metric] = list(metrics.registry.collect())
     names = {metric.name + ("_total" if metric.type == "counter" else "") for metric in exported}
     assert set(re.findall(r"`(headrace_\w+)", _section(README, "Health and metrics"))) == names
@@ -195,7 +195,8 @@ def test_every_make_target_exists(path: Path) -> None:
 
 def test_the_readme_names_the_two_commands() -> None:
     """That everything starts from a bare checkout is the first promise of the page."""
-    assert "\n    make serve\n    make test\n" in README
+    for command in ("serve", "test"):
+        assert f"\n    make {command}" in README
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import cast
@@ -143,7 +144,7 @@ async def test_a_service_that_starts_without_its_database(
         assert int(response.headers["retry-after"]) >= 1
         lines = [record.getMessage() for record in caplog.records if record.name.startswith("sql")]
         assert len(lines) == 1
-        assert lines[0].startswith("cannot reach the database: ")
+        assert lines[0].startswith(f"cannot reach the database {own.socket_folder}/postgres: ")
         assert "Traceback" not in caplog.text
         again = await restart(own)
         connection: Connection = await asyncpg.connect(again.dsn)
@@ -166,3 +167,40 @@ async def test_a_locked_table_does_not_stop_the_others(db: Connection, dsn: str,
             assert not sent.done()
         assert (await sent).status_code == 201
     assert await db.fetchval("select count(*) from locked") == 1
+
+
+async def test_secrets_of_a_dsn_go_nowhere(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    """Parsers quote what they cannot read, and that may be a part of the password."""
+    async with start(dsn="postgresql://user:se/cret@127.0.0.1:1/db") as headrace:
+        said = (await headrace.client.get("/readyz")).text + (await headrace.post("t", {"n": 1})).text + caplog.text
+    for part in ("user", "cret", ":se"):
+        assert part not in said
+    assert "not a connection URL" in said
+
+
+async def test_connections_that_are_cut_under_load(own_db: Connection, headrace: Running) -> None:
+    """Every request is stored, refused with Retry-After, or told that nobody knows; none is called a bug of ours."""
+    stop = asyncio.Event()
+    answers: Counter[tuple[int, str | None]] = Counter()
+    acknowledged: list[int] = []
+
+    async def client(n: int) -> None:
+        while not stop.is_set():
+            n += 1000
+            response = await headrace.post("t", {"n": n})
+            if response.status_code == 201:
+                acknowledged.append(n)
+            answers[response.status_code, response.json()["code"] if response.content else None] += 1
+
+    clients = [asyncio.create_task(client(n)) for n in range(20)]
+    for round_ in range(1, 11):
+        await headrace.eventually(lambda: len(acknowledged) > 50 * round_)  # noqa: B023 - awaited in this round
+        await own_db.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'headrace slot'"
+        )
+    stop.set()
+    await asyncio.gather(*clients)
+    assert set(answers) <= {(201, None), (503, "HR506"), (503, "HR503"), (503, "PGRST000")}, answers
+    stored = Counter(record[0] for record in await own_db.fetch("select n from t"))
+    assert set(acknowledged) <= set(stored)
+    assert max(stored.values()) == 1

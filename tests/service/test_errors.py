@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 from collections.abc import AsyncIterator
 
@@ -288,3 +289,24 @@ async def test_a_bug_of_ours_is_a_500_in_the_same_form(
     assert (response.status_code, response.json()["code"]) == (500, "HR500")
     assert "a secret" not in response.text
     assert "a secret" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"nonsense\r\n\r\n",
+        b"POST /rest/v1/items HTTP/1.1\r\nHost: h\r\nContent-Length: -1\r\n\r\n",
+        b"POST /rest/v1/items HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
+        b"POST /rest/v1/items HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n",
+    ],
+)
+async def test_what_is_no_http_is_refused_in_the_same_form(request_bytes: bytes, headrace: Running) -> None:
+    """Even the server's own refusals have a code and a message that clients can read."""
+    host, port = headrace.server.servers[0].sockets[0].getsockname()
+    reader, writer = await asyncio.open_connection(host, port)
+    writer.write(request_bytes)
+    head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert b"content-length: %d" % len(body) in head
+    assert list(json.loads(body)) == ["code", "message", "details", "hint"]
+    writer.close()

@@ -202,7 +202,7 @@ def test_a_database_that_cannot_be_reached_is_said_in_one_line(start: Callable[.
     process = start(HEADRACE_DSN=f"postgresql://nobody@/nothing?host={tmp_path}")
     assert httpx2.get(f"{process.url}/readyz").status_code == 503
     assert httpx2.get(f"{process.url}/livez").status_code == 200
-    assert process.output.count("cannot reach the database") == 1
+    assert process.output.count("cannot reach the database ") == 1
     assert "Traceback" not in process.output
     assert process.end(signal.SIGTERM) == 0
 

@@ -45,7 +45,18 @@ def test_an_empty_dsn_is_none() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"port": 70000}, {"flush_slots": 0}, {"request_seconds_max": -1}, {"schemas": ""}, {"log_level": "loud"}]
+    "wrong",
+    [
+        {"port": 70000},
+        {"flush_slots": 0},
+        {"request_seconds_max": -1},
+        {"schemas": ""},
+        {"log_level": "loud"},
+        {"dsn": "mysql://x"},
+        {"drain_seconds_max": float("inf")},
+        {"lock_seconds_max": 0},
+        {"prefix": "/{x}"},
+    ],
 )
 def test_nonsense_is_refused(wrong: dict[str, object]) -> None:
     """At start, not at the first request."""

@@ -39,7 +39,7 @@ MEANINGS = {
     "P0001": Meaning.ROW,
     "P0002": Meaning.ROW,
     "42601": Meaning.ROW,  # a bad tsquery is a "syntax error"
-    "55000": Meaning.ROW,  # a view that takes no rows
+    "55000": Meaning.REQUEST,  # a view that takes no rows
     "PT402": Meaning.ROW,  # triggers may make up their own
     "42P01": Meaning.TABLE_CHANGED,
     "42703": Meaning.TABLE_CHANGED,
@@ -57,11 +57,12 @@ MEANINGS = {
     "53100": Meaning.BUSY,
     "53300": Meaning.BUSY,
     "58030": Meaning.BUSY,
-    "42501": Meaning.REQUEST,
-    "08006": Meaning.AWAY,
-    "57P01": Meaning.AWAY,
-    "57P02": Meaning.AWAY,
-    "57P03": Meaning.AWAY,
+    "42501": Meaning.ROW,
+    # Raised by a function: the connection is well. When they end it, they are FATAL, which no function can raise.
+    "08006": Meaning.ROW,
+    "57P01": Meaning.ROW,
+    "57P02": Meaning.ROW,
+    "57P03": Meaning.ROW,
 }
 
 
