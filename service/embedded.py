@@ -119,6 +119,7 @@ class EmbeddedPostgres:
         """Make the table `events` in a database that has no table yet."""
         connection = await asyncpg.connect(self.dsn)
         try:
+            await connection.execute("select pg_advisory_lock(hashtext('headrace demo'))")  # two may start at once
             if not await connection.fetchval("select exists (select from pg_tables where schemaname = 'public')"):
                 await connection.execute(DEMO_TABLE_SQL)
         finally:

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from batching import (
-    Batcher,
     Closed,
     DeadlinePassed,
     Flush,
     FlushCut,
     Limits,
-    NotQueued,
     Outcome,
     QueueFull,
     Retry,
@@ -24,52 +20,7 @@ from batching import (
     Submission,
 )
 from tests.batching import virtual_time
-
-
-class FakeSink:
-    """Stores payloads in `stored`; `fail` and `seconds` say how the next calls go."""
-
-    def __init__(self) -> None:
-        self.stored: list[tuple[Hashable, bytes]] = []
-        self.batches: list[tuple[float, Hashable, int]] = []
-        self.seconds = 0.0
-        self.fail: Callable[[], Awaitable[None]] | None = None
-        self.fail_open = False
-        self.bad: frozenset[bytes] = frozenset()
-        self.is_open = False
-
-    async def open(self) -> None:
-        if self.fail_open:
-            raise ConnectionError("no database")
-        self.is_open = True
-
-    async def write(self, lane: Hashable, batch: Sequence[Submission], /) -> Sequence[Outcome]:
-        assert self.is_open, "opened before it is used, and again after a failure"
-        self.batches.append((asyncio.get_running_loop().time(), lane, len(batch)))
-        payloads = [submission.payload for submission in batch]
-        if self.seconds:
-            await asyncio.sleep(self.seconds)
-        if self.fail is not None:
-            self.is_open = False
-            await self.fail()
-        self.stored += [(lane, payload) for payload in payloads if payload not in self.bad]
-        return [ValueError(payload) if payload in self.bad else payload for payload in payloads]
-
-    async def close(self) -> None:
-        self.is_open = False
-
-
-def batcher_of(
-    *sinks: FakeSink, limits: Limits | None = None, observe: Callable[[Flush], object] = lambda _: None
-) -> Batcher:
-    """A batcher on the running loop's clock."""
-    clock = asyncio.get_running_loop().time
-    return Batcher(sinks, limits or Limits(), Retry(on=OSError), observe=observe, clock=clock)
-
-
-async def refuse() -> None:
-    """A sink's failure: none was stored."""
-    raise ConnectionError("no database")
+from tests.batching.fake_sink import FakeSink, batcher_of, refuse
 
 
 def test_a_lone_row_on_an_idle_service_is_written_at_once() -> None:
@@ -427,85 +378,3 @@ def test_retries_double_up_to_their_limit() -> None:
     assert 0.075 <= retry.delay(2) <= 0.1
     assert 0.15 <= retry.delay(3) <= 0.2
     assert 1.5 <= retry.delay(10_000) <= 2
-
-
-# -------------------------------------------------------------------- the laws, for random courses of events
-
-ACTIONS = st.one_of(
-    st.tuples(st.just("write"), st.sampled_from("abc"), st.integers(1, 4), st.floats(0.1, 5)),
-    st.tuples(st.just("sleep"), st.floats(0, 2)),
-    st.tuples(st.just("cancel"), st.integers(0, 50)),
-    st.tuples(st.just("slow"), st.floats(0, 3)),
-    st.tuples(st.just("break"), st.booleans(), st.booleans()),
-)
-
-
-@given(
-    actions=st.lists(ACTIONS, max_size=40),
-    slots=st.integers(1, 3),
-    bad=st.frozensets(st.integers(0, 40), max_size=5),
-    drain=st.floats(0, 20),
-)
-def test_the_laws_hold_whatever_happens(
-    actions: list[tuple[object, ...]], slots: int, bad: frozenset[int], drain: float
-) -> None:
-    """Success means stored exactly once, refusal not stored; everybody is answered, in order, within limits."""
-
-    async def main() -> None:
-        sinks = [FakeSink() for _ in range(slots)]
-        for sink in sinks:
-            sink.bad = frozenset(b"%d" % number for number in bad)
-        limits = Limits(batch_rows_max=6, batch_bytes_max=20, pending_rows_max=30, pending_bytes_max=40)
-        clients: list[asyncio.Task[object]] = []
-        async with batcher_of(*sinks, limits=limits).running(drain_seconds=drain) as batcher:
-            for action in actions:
-                await act(action, batcher, clients, sinks)
-                pending = batcher.statistics()
-                assert pending.pending_rows <= limits.pending_rows_max
-                assert pending.pending_bytes <= limits.pending_bytes_max
-        await asyncio.sleep(0)  # the clients' tasks take up their answers
-        check(clients, sinks)
-        assert batcher.statistics().pending_submissions == 0
-
-    virtual_time.run(main())
-
-
-async def act(
-    action: tuple[object, ...], batcher: Batcher, clients: list[asyncio.Task[object]], sinks: list[FakeSink]
-) -> None:
-    """Let one event happen. Client number n writes the payload n."""
-    match action:
-        case ("write", str(lane), int(rows), float(seconds)):
-            payload = b"%d" % len(clients)
-            clients.append(asyncio.create_task(batcher.write(lane, payload, rows, timeout_seconds=seconds)))
-        case ("sleep", float(seconds)):
-            await asyncio.sleep(seconds)
-        case ("cancel", int(number)) if number < len(clients):
-            clients[number].cancel()
-        case ("slow", float(seconds)):
-            sinks[0].seconds = seconds
-        case ("break", bool(writes), bool(opens)):
-            sinks[-1].fail = refuse if writes else None
-            sinks[-1].fail_open = opens
-
-
-def check(clients: list[asyncio.Task[object]], sinks: list[FakeSink]) -> None:
-    """The laws, for what the clients were told and what the sinks hold."""
-    stored = [payload for sink in sinks for _, payload in sink.stored]
-    assert len(stored) == len(set(stored)), "nothing twice"
-    for number, client in enumerate(clients):
-        payload = b"%d" % number
-        assert client.done(), "everybody is answered"
-        error = None if client.cancelled() else client.exception()
-        if client.cancelled() or isinstance(error, FlushCut):
-            continue  # stored or not: nobody was told either
-        if error is None:
-            assert client.result() == payload, "its own result"
-            assert payload in stored
-        else:
-            assert isinstance(error, NotQueued) or error.args == (payload,), "its own error"
-            assert payload not in stored
-    if len(sinks) == 1:
-        for lane in "abc":
-            order = [int(payload) for key, payload in sinks[0].stored if key == lane]
-            assert order == sorted(order), "in order of arrival within a lane"
