@@ -86,6 +86,8 @@ class _Slot:
         self.open = False
         self.retry_at = 0.0
         self.reason: Exception | None = None
+        self.scope = anyio.CancelScope()
+        """What ends its work, and nothing else."""
 
 
 class Batcher:
@@ -114,7 +116,6 @@ class Batcher:
         self._idle: list[asyncio.Future[None]] = []
         self._waking = False
         self._drained: asyncio.Event | None = None
-        self._slots_scope: anyio.CancelScope | None = None
         self._rate = _DrainRate()
 
     # ---------------------------------------------------------------- for producers
@@ -190,7 +191,6 @@ class Batcher:
         Each submission has its answer when this returns; see `drain`.
         """
         async with anyio.create_task_group() as tasks:
-            self._slots_scope = tasks.cancel_scope
             for slot in self._slots:
                 tasks.start_soon(self._work, slot)
             tasks.start_soon(self._sweep)
@@ -208,13 +208,14 @@ class Batcher:
         written any more then. Calling it again is no error.
         """
         self.close()
-        self._drained = asyncio.Event()
+        self._drained = self._drained or asyncio.Event()
         self._check_drained()
         with anyio.move_on_after(timeout_seconds):
             await self._drained.wait()
         self._refuse_waiting()
-        if self._queue.pending_submissions and self._slots_scope is not None:
-            self._slots_scope.cancel()
+        if self._queue.pending_submissions:
+            for slot in self._slots:
+                slot.scope.cancel()
             await self._drained.wait()
 
     def close(self) -> None:
@@ -227,20 +228,21 @@ class Batcher:
 
     async def _work(self, slot: _Slot) -> None:
         """One slot's life: open the sink, write batch after batch, wait when there is none."""
-        try:
-            while True:
-                if not slot.open:
-                    await self._open(slot)
-                batch = self._queue.take()
-                if batch is None:
-                    await self._wait_for_rows()
-                else:
-                    self._wake_another()  # for other lanes, or more rows than one batch holds
-                    await self._flush(slot, batch)
-                    self._check_drained()
-        finally:
-            with anyio.CancelScope(shield=True):
-                await slot.sink.close()
+        with slot.scope:
+            try:
+                while True:
+                    if not slot.open:
+                        await self._open(slot)
+                    batch = self._queue.take()
+                    if batch is None:
+                        await self._wait_for_rows()
+                    else:
+                        self._wake_another()  # for other lanes, or more rows than one batch holds
+                        await self._flush(slot, batch)
+                        self._check_drained()
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await slot.sink.close()
 
     async def _open(self, slot: _Slot) -> None:
         """Open the slot's sink, however long that takes. While no slot's sink can be opened, all is away."""
@@ -287,7 +289,10 @@ class Batcher:
         seconds = self.clock() - started
         if failure is None:
             self._rate.add(batch.rows, seconds)
-        self._observe(Flush(batch.lane, len(batch.submissions), batch.rows, batch.size, seconds, failure))
+        try:
+            self._observe(Flush(batch.lane, len(batch.submissions), batch.rows, batch.size, seconds, failure))
+        except Exception:
+            logger.exception("an observer failed; the rows are written all the same")
 
     async def _wait_for_rows(self) -> None:
         woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()

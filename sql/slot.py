@@ -222,7 +222,7 @@ class Slot:
         if gone:
             attempt.reject(stretch, unknown_column(table.name, min(gone)).fault)
             return []
-        if target.way is Way.COPY and not table.copyable:
+        if table != target.table:
             attempt.outcomes.update((index, TableChanged(one_line(error))) for index in stretch)
             return []
         return [stretch]

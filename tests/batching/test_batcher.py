@@ -349,6 +349,24 @@ def test_a_flush_that_outlasts_the_drain_is_answered_with_the_truth() -> None:
     virtual_time.run(main())
 
 
+def test_draining_ends_the_slots_and_nothing_else() -> None:
+    """Whoever drains still has the answers to send; a cancellation that reached it would cut them."""
+
+    async def main() -> None:
+        sink = FakeSink()
+        sink.seconds = 1000
+        async with batcher_of(sink).running(drain_seconds=5) as batcher:
+            flying = asyncio.create_task(batcher.write("lane", b"flying", 1, timeout_seconds=9999))
+            await asyncio.sleep(1)
+            await batcher.drain(2)
+            with pytest.raises(FlushCut):
+                await flying
+            await asyncio.sleep(100)  # sending the answers
+            assert asyncio.get_running_loop().time() == pytest.approx(103)
+
+    virtual_time.run(main())
+
+
 def test_flushes_are_observed() -> None:
     """Metrics come from what the batcher reports, failures included."""
 
@@ -369,6 +387,21 @@ def test_flushes_are_observed() -> None:
         assert [f.seconds for f in flushes] == pytest.approx([0.5, 0.5])
 
     virtual_time.run(main())
+
+
+def test_an_observer_with_a_bug_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """Metrics are not worth a slot."""
+
+    def broken(_flush: Flush) -> None:
+        raise ZeroDivisionError
+
+    async def main() -> None:
+        async with batcher_of(FakeSink(), observe=broken).running(drain_seconds=1) as batcher:
+            for _ in range(2):
+                assert await batcher.write("lane", b"row", 1, timeout_seconds=9) == b"row"
+
+    virtual_time.run(main())
+    assert caplog.text.count("an observer failed") == 2
 
 
 def test_retries_double_up_to_their_limit() -> None:

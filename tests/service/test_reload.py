@@ -79,6 +79,15 @@ async def test_row_security_that_is_switched_on(db: Connection, dsn: str, start:
         await db.execute(f"drop table t; drop role {role}")
 
 
+async def test_defaults_that_come_and_go(db: Connection, headrace: Running) -> None:
+    """Rows with different keys ask for defaults; what the database says of a lost one is a reason to look again."""
+    await db.execute("create table t (a int, b int default 5)")
+    assert (await headrace.lines("t", b'{"a":1}\n{"a":2,"b":7}\n')).status_code == 201
+    await db.execute("alter table t alter b drop default")
+    assert (await headrace.lines("t", b'{"a":3}\n{"a":4,"b":7}\n')).status_code == 201
+    assert await rows_of(db, "select a, b from t order by a") == [(1, 5), (2, 7), (3, None), (4, 7)]
+
+
 async def test_a_column_whose_type_changes_under_load(db: Connection, headrace: Running) -> None:
     """Text COPY leaves the reading of values to the server, so nothing is stored wrongly whatever the moment."""
     await db.execute("create table t (n bigint)")
