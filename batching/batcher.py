@@ -158,10 +158,6 @@ class Batcher:
         finally:
             self._queue.withdraw(submission)
 
-    def withdraw(self, submission: Submission) -> bool:
-        """See `Queue.withdraw`: True if it will not be written."""
-        return self._queue.withdraw(submission)
-
     @property
     def closed(self) -> bool:
         """Whether it takes nothing new any more."""

@@ -63,7 +63,8 @@ class File:
 
 
 _UNREADABLE = (OSError, EOFError, zlib.error, zipfile.BadZipFile, KeyError, NotImplementedError, RuntimeError)
-"""What a damaged, encrypted or missing file raises; KeyError is for a member that the archive does not have."""
+"""What a damaged, encrypted or missing file raises. KeyError is zipfile's for a member that the archive does not have,
+NotImplementedError its word for a compression that it does not know, RuntimeError for a password."""
 
 
 # -------------------------------------------------------------------- bytes

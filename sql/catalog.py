@@ -60,11 +60,6 @@ class Column:
         """Whether a row without this column gets anything but NULL."""
         return self.default is not None or self.identity is not None
 
-    @property
-    def required(self) -> bool:
-        """Whether a row without this column must fail."""
-        return self.not_null and not self.has_default and not self.generated
-
 
 @dataclass(frozen=True, slots=True)
 class Key:
@@ -88,7 +83,6 @@ class Table:
     columns: Mapping[str, Column]
     keys: tuple[Key, ...] = ()
     is_view: bool = False
-    insertable: bool = True
     row_security: bool = False
     insert_rules: bool = False
     filtering_triggers: bool = False
@@ -97,11 +91,6 @@ class Table:
     def identifier(self) -> str:
         """The quoted, schema-qualified name for SQL."""
         return f"{quote_identifier(self.schema)}.{quote_identifier(self.name)}"
-
-    @property
-    def primary_key(self) -> Key | None:
-        """The primary key, if the table has one."""
-        return next((key for key in self.keys if key.primary), None)
 
     @property
     def copyable(self) -> bool:
@@ -187,7 +176,6 @@ def _table(record: asyncpg.Record) -> Table:
         columns=columns,
         keys=keys,
         is_view=is_view,
-        insertable=record["insertable"],
         row_security=record["row_security"],
         insert_rules=insert_rules,
         filtering_triggers=record["filtering_triggers"] or is_view or insert_rules,
