@@ -4,12 +4,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+BENCH_STAMP := $(VENV)/.bench-installed
 UV := $(shell command -v uv 2>/dev/null)
 
-.PHONY: help setup serve test check format lock clean
+.PHONY: help setup serve test check format bench bench-full profile lock clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(STAMP)  ## prepare the environment (.venv) with exactly the pinned versions
 
@@ -45,9 +46,31 @@ format: $(STAMP)  ## format the code and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# mypy reads bench/ too, and with it the libraries that only bench/ uses.
+check: $(BENCH_STAMP)
+
+$(BENCH_STAMP): $(STAMP) requirements/bench.txt
+	@echo 'Adding what the benchmark needs to $(VENV) ...'
+ifdef UV
+	@uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/bench.txt
+else
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench.txt
+endif
+	@touch $(BENCH_STAMP)
+
+bench: $(BENCH_STAMP)  ## compare with other ways to insert, in under five minutes; results in bench/results/
+	@$(BIN)/python -m bench $(ARGS)
+
+bench-full: $(BENCH_STAMP)  ## the same with all scenarios and more rounds
+	@$(BIN)/python -m bench --full $(ARGS)
+
+profile: $(BENCH_STAMP)  ## a flame graph of the fast lane under load, in bench/results/
+	@$(BIN)/python -m bench.flame $(ARGS)
+
 lock:  ## choose the newest versions and pin them (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes --no-annotate --custom-compile-command 'make lock' pyproject.toml -o requirements/service.txt
 	uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes --no-annotate --custom-compile-command 'make lock' pyproject.toml --extra embedded --group dev -c requirements/service.txt -o requirements/dev.txt
+	uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes --no-annotate --custom-compile-command 'make lock' --group bench -c requirements/dev.txt -o requirements/bench.txt
 	uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes --no-annotate --custom-compile-command 'make lock' --no-deps requirements/data.in -o requirements/data.txt
 
 clean:  ## remove the environment and the embedded database with all its data

@@ -14,12 +14,12 @@ import time
 from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import anyio
 import anyio.abc
 
-from batching.errors import Closed, FlushCut, QueueFull, SinkAway
+from batching.errors import Closed, FlushCut, NotQueued, QueueFull, SinkAway
 from batching.queue import Batch, Limits, Outcome, Queue, Statistics, Submission
 
 logger = logging.getLogger(__name__)
@@ -28,18 +28,22 @@ logger = logging.getLogger(__name__)
 class Sink(Protocol):
     """What one flush slot writes through, typically a database connection. Used by one task, one call at a time."""
 
+    def may_share(self, lane: Hashable, /) -> bool:
+        """Whether small batches of the lane may be written together with those of other lanes that may."""
+
     async def open(self) -> None:
         """Make ready to write; called before the first `write` and after one that raised.
 
         Raising means that nothing at all can be written through it at the moment: tried again until it does not.
         """
 
-    async def write(self, lane: Hashable, batch: Sequence[Submission], /) -> Sequence[Outcome]:
-        """Store the batch and return the outcome of each submission, in order.
+    async def write(self, batches: Sequence[Batch], /) -> Sequence[Sequence[Outcome] | Exception]:
+        """Store the batches, each of another lane. Returns for each of them the outcomes of its submissions, in order.
 
-        An outcome that is an exception is final for that submission. Raising an exception of `Retry.on`
-        instead means that **none** was stored and that it is worth trying again: the batch goes back to its lane, which
-        pauses longer each time. Raising anything else is a bug, and leaves unknown what was stored.
+        An outcome that is an exception is final for that submission. An exception of `Retry.on` in place of the
+        outcomes means that **none** of the batch was stored and that it is worth trying again: it goes back to its
+        lane, which pauses longer each time. Raising it means the same of all batches, and that the sink must be opened
+        again. Raising anything else is a bug, and leaves unknown what was stored.
         """
 
     async def close(self) -> None:
@@ -68,14 +72,33 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class Flush:
-    """One batch that a sink was given: how large it was, how long it took, and why, if none of it was stored."""
+    """What a sink was given at once: how much it was, how long it took, and why, if none of it was stored."""
 
-    lane: Hashable
+    lanes: int
     submissions: int
     rows: int
     size: int
     seconds: float
     failure: Exception | None
+
+
+class _Awaited(Submission):
+    """A submission that a task waits for."""
+
+    __slots__ = ("outcome",)
+
+    def __init__(self, payload: object, size: int, rows: int, deadline: float) -> None:
+        super().__init__(payload, size, rows, deadline)
+        self.outcome: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+
+    def answer(self, outcome: Outcome) -> None:
+        """Wake the task."""
+        if self.outcome.done():  # it was cancelled meanwhile
+            return
+        if isinstance(outcome, Exception):
+            self.outcome.set_exception(outcome)
+        else:
+            self.outcome.set_result(outcome)
 
 
 class _Slot:
@@ -91,7 +114,7 @@ class _Slot:
 
 
 class Batcher:
-    """Collects submissions into batches and writes them through its sinks, one batch at a time in each.
+    """Collects submissions into batches and writes them through its sinks, one flush at a time in each.
 
     Use `async with batcher.running()`; submissions are possible inside. `clock` gives seconds and is what deadlines are
     measured on. Belongs to one event loop.
@@ -109,7 +132,7 @@ class Batcher:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.clock = clock
-        self._queue = Queue(limits)
+        self._queue = Queue(limits, sinks[0].may_share)
         self._slots = [_Slot(sink) for sink in sinks]
         self._retry = retry
         self._observe = observe
@@ -125,14 +148,33 @@ class Batcher:
 
         Raises without queueing it: `QueueFull`, `TooLarge`, `SinkAway`, `Closed`.
         """
-        away = self.away()
-        if away is not None:
+        if self._slots[0].reason is not None and (away := self.away()) is not None:
             raise away
         try:
             self._queue.put(lane, submission)
         except QueueFull:
             raise QueueFull(self._backlog_seconds()) from None
-        self._wake_another()
+        if self._idle and not self._waking:
+            self._wake_another()
+
+    def refusal(self) -> NotQueued | None:
+        """Why a large submission would be refused now, or None; preparing it would be a waste of time.
+
+        While the queue is full, a small one may still find room.
+        """
+        if self._queue.closed:
+            return Closed()
+        away = self.away()
+        if away is not None:
+            return away
+        return QueueFull(self._backlog_seconds()) if self._queue.congested else None
+
+    def withdraw(self, submission: Submission) -> bool:
+        """Take a submission back because nobody waits for its answer any more.
+
+        True: it had not been given to a sink and will not be written. False: too late, its flush has begun or ended.
+        """
+        return self._queue.withdraw(submission)
 
     async def write(self, lane: Hashable, payload: bytes, rows: int, *, timeout_seconds: float) -> object:
         """Submit and wait: returns the sink's result once the rows are committed.
@@ -141,20 +183,10 @@ class Batcher:
         the sink has for this submission. When the waiting task is cancelled, rows that still wait are withdrawn; a
         flush that has begun goes on.
         """
-        answered: asyncio.Future[object] = asyncio.get_running_loop().create_future()
-
-        def answer(outcome: Outcome) -> None:
-            if answered.done():  # the waiting task was cancelled meanwhile
-                return
-            if isinstance(outcome, Exception):
-                answered.set_exception(outcome)
-            else:
-                answered.set_result(outcome)
-
-        submission = Submission(payload, rows, self.clock() + timeout_seconds, answer)
+        submission = _Awaited(payload, len(payload), rows, self.clock() + timeout_seconds)
         self.submit(lane, submission)
         try:
-            return await answered
+            return await submission.outcome
         finally:
             self._queue.withdraw(submission)
 
@@ -229,13 +261,13 @@ class Batcher:
                 while True:
                     if not slot.open:
                         await self._open(slot)
-                    batch = self._queue.take()
-                    if batch is None:
-                        await self._wait_for_rows()
-                    else:
+                    batches = self._queue.take()
+                    if batches:
                         self._wake_another()  # for other lanes, or more rows than one batch holds
-                        await self._flush(slot, batch)
+                        await self._flush(slot, batches)
                         self._check_drained()
+                    else:
+                        await self._wait_for_rows()
             finally:
                 with anyio.CancelScope(shield=True):
                     await slot.sink.close()
@@ -259,21 +291,21 @@ class Batcher:
                 slot.open = True
                 slot.reason = None
 
-    async def _flush(self, slot: _Slot, batch: Batch) -> None:
+    async def _flush(self, slot: _Slot, batches: Sequence[Batch]) -> None:
         started = self.clock()
         failure: Exception | None = None
         try:
-            outcomes = await slot.sink.write(batch.lane, batch.submissions)
+            results = await slot.sink.write(batches)
         except self._retry.on as error:
             failure = error
             slot.open = False  # it is opened again, which tells a lost connection from a table that is locked
-            delay = self._retry.delay(batch.failures + 1)
-            self._queue.give_back(batch, error, self.clock() + delay if delay else None)
-            self._wake_another()
+            for batch in batches:
+                self._give_back(batch, error)
         except BaseException as error:
             # A cancel comes when draining takes too long, anything else is a bug. Someone waits for each of these, and
             # the truth is that nobody knows.
-            self._queue.settle(batch, [FlushCut() for _ in batch.submissions])
+            for batch in batches:
+                self._queue.settle(batch, [FlushCut() for _ in batch.submissions])
             self._check_drained()
             if not isinstance(error, Exception):
                 raise
@@ -281,12 +313,32 @@ class Batcher:
             slot.open = False
             logger.exception("a sink failed in a way that it may not")
         else:
-            self._queue.settle(batch, outcomes)
-        seconds = self.clock() - started
-        if failure is None:
-            self._rate.add(batch.rows, seconds)
+            for batch, result in zip(batches, results, strict=True):
+                if isinstance(result, self._retry.on):
+                    self._give_back(batch, result)
+                else:
+                    self._queue.settle(batch, cast("Sequence[Outcome]", result))
+        self._note(
+            Flush(
+                lanes=len(batches),
+                submissions=sum(len(batch.submissions) for batch in batches),
+                rows=sum(batch.rows for batch in batches),
+                size=sum(batch.size for batch in batches),
+                seconds=self.clock() - started,
+                failure=failure,
+            )
+        )
+
+    def _give_back(self, batch: Batch, reason: Exception) -> None:
+        delay = self._retry.delay(batch.failures + 1)
+        self._queue.give_back(batch, reason, self.clock() + delay if delay else None)
+        self._wake_another()
+
+    def _note(self, flush: Flush) -> None:
+        if flush.failure is None:
+            self._rate.add(flush.rows, flush.seconds)
         try:
-            self._observe(Flush(batch.lane, len(batch.submissions), batch.rows, batch.size, seconds, failure))
+            self._observe(flush)
         except Exception:
             logger.exception("an observer failed; the rows are written all the same")
 

@@ -1,14 +1,15 @@
 """The FastAPI lane: the app for any ASGI server. Requests become `ingest` plans, outcomes become responses.
 
-Owns routes and the reading of bodies within their limits. Must not know how rows are written.
+Owns routes and the framework's errors. What becomes of a request to store rows is decided in `posting.py`.
 """
 
 from __future__ import annotations
 
-import logging
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import anyio
 import msgspec
 from fastapi import FastAPI
 from fastapi import Request as HttpRequest
@@ -16,26 +17,14 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.types import Message
 
-from batching import Submission
 from service import metrics
-from service.bodies import Body
-from service.ingest import Request, Write, accepted, is_miss, stored
-from service.lifespan import Service, running
-from service.problems import (
-    INTERNAL_ERROR,
-    JSON,
-    MALFORMED_HTTP,
-    Answer,
-    Problem,
-    is_expected,
-    problem_of,
-    refusal,
-)
+from service.ingest import request_of
+from service.lifespan import STATE, Service, running
+from service.problems import INTERNAL_ERROR, JSON, Answer, Problem, refusal
 from service.settings import Settings
-from sql import Fault, Rejected, TableChanged
-
-logger = logging.getLogger(__name__)
+from sql import Fault
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -43,10 +32,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     settings = settings or Settings()
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, Service]]:
         async with running(settings) as service:
-            app.state.service = service
-            yield
+            yield {STATE: service}
 
     app = FastAPI(title="Headrace", summary="Brings rows to PostgreSQL.", lifespan=lifespan, redirect_slashes=False)
     app.add_exception_handler(HTTPException, _http_problem)
@@ -64,6 +52,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         openapi_extra=_POST_ROWS_OPENAPI,
     )
     return app
+
+
+def __getattr__(name: str) -> object:
+    """`app`, for servers that import it; made when it is asked for, since it reads the environment."""
+    if name == "app":
+        app = globals()["app"] = create_app()
+        return app
+    raise AttributeError(name)
 
 
 # -------------------------------------------------------------------- routes
@@ -97,125 +93,65 @@ async def metrics_text(http: HttpRequest) -> Response:
 
 async def post_rows(http: HttpRequest) -> Response:
     """Store the rows of the body in a table. The body is a JSON object, a JSON array of objects, or NDJSON."""
-    service = _service(http)
-    body = service.bodies.open(http)
-    posted = _Posted(http, service, body)
+    answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+    reading = anyio.CancelScope()
+
+    def respond(answer: Answer) -> None:
+        answered.set_result(answer)
+        reading.cancel()  # it may come before the end of the body
+
+    headers = http.headers
+    declared = headers.get("content-length")
+    posting = _service(http).postings.open(request_of(http.path_params["table"], headers.raw), respond)
+    posting.begin(
+        declared=int(declared) if declared is not None else None,
+        expects=headers.get("expect", "").lower() == "100-continue",
+    )
+    if not answered.done():  # else it is refused by its head, and asking for the body would have the client send it
+        with reading:
+            try:
+                async for chunk in http.stream():
+                    posting.feed(chunk)
+                posting.finish()
+            except ClientDisconnect:
+                posting.abandon()
+                return _TO_NOBODY
+
+    def left(leaving: asyncio.Task[Message]) -> None:
+        if not leaving.cancelled() and not answered.done():
+            posting.abandon()
+            answered.cancel()
+
+    # Behind the body, the one message that may come is that the client has left.
+    leaving = asyncio.ensure_future(http.receive())
+    leaving.add_done_callback(left)
     try:
-        answer = await posted.answer()
-    except ClientDisconnect:
-        # Nobody reads this answer; the client's side has closed the connection.
-        service.metrics.answered("rejected", 0)
-        answer = MALFORMED_HTTP.answer
-    except Exception as error:
-        problem = problem_of(error)
-        if not is_expected(error):
-            logger.exception("a request failed in a way that was not foreseen")
-        service.metrics.answered(problem.outcome, posted.rows)
-        answer = problem.answer
+        return _response(await answered)
+    except asyncio.CancelledError:
+        if not answered.cancelled():
+            raise
+        return _TO_NOBODY
     finally:
-        body.close()
-    return _response(answer)
-
-
-# -------------------------------------------------------------------- a request's way
-
-
-class _Posted:
-    """One request to store rows."""
-
-    def __init__(self, http: HttpRequest, service: Service, body: Body) -> None:
-        headers = http.headers
-        self.rows = 0
-        self._service = service
-        self._body = body
-        self._request = Request(
-            table=http.path_params["table"],
-            content_type=headers.get("content-type", ""),
-            prefer=",".join(headers.getlist("prefer")),
-            schema=headers.get("content-profile", ""),
-        )
-
-    async def answer(self) -> Answer:
-        """Read, store, answer. A table that changed meanwhile gets a second try by the new catalog."""
-        try:
-            return await self._store(await self._read())
-        except TableChanged:
-            if not self._body.complete:
-                raise
-            return await self._store(await self._read())
-
-    async def _read(self) -> Write:
-        """Read the body into rows. A name that the catalog does not have is looked up once more in a newer one."""
-        try:
-            write = await self._encode()
-        except Rejected as error:
-            if not is_miss(error):
-                raise
-            await self._service.watch.after_miss()
-            write = await self._encode()
-        self.rows = write.rows
-        self._body.forget_if_large()
-        return write
-
-    async def _encode(self) -> Write:
-        plan = self._service.ingest.plan(self._request)
-        async for chunk in self._body:
-            plan.feed(chunk)
-        return plan.finish()
-
-    async def _store(self, write: Write) -> Answer:
-        """Hand the rows to the batcher and wait for the commit, unless the client asked not to wait."""
-        service, preferences = self._service, write.preferences
-        if preferences.respond_async:
-            if write.rows:
-                deadline = service.batcher.clock() + write.wait_seconds
-                afterwards = _Afterwards(service, write)
-                service.batcher.submit(write.target, Submission(write.payload, write.rows, deadline, afterwards))
-            return accepted(write)
-        result: object = None
-        if write.rows:
-            result = await service.batcher.write(
-                write.target, write.payload, write.rows, timeout_seconds=write.wait_seconds
-            )
-        service.metrics.answered("committed", write.rows)
-        return stored(write, result)
-
-
-class _Afterwards:
-    """What becomes of rows that were answered with 202: nobody is left to tell but the log and the metrics."""
-
-    __slots__ = ("_rows", "_service", "_table")
-
-    def __init__(self, service: Service, write: Write) -> None:
-        self._service = service
-        self._table = write.target.table.identifier
-        self._rows = write.rows
-
-    def __call__(self, outcome: object) -> None:
-        if not isinstance(outcome, Exception):
-            self._service.metrics.answered("committed", self._rows)
-            return
-        problem = problem_of(outcome)
-        self._service.metrics.answered(problem.outcome, self._rows)
-        logger.error(
-            "%d rows for %s that were accepted with 202 could not be stored: %s %s",
-            self._rows,
-            self._table,
-            problem.fault.code,
-            problem.fault.message,
-        )
+        leaving.cancel()
 
 
 # -------------------------------------------------------------------- answers
 
 
+_TO_NOBODY = Response(status_code=400)
+"""The client has left, so nobody reads it."""
+
+
 def _service(http: HttpRequest) -> Service:
-    service: Service = http.app.state.service
+    service: Service = http.scope["state"][STATE]
     return service
 
 
 def _response(answer: Answer) -> Response:
-    return Response(answer.body, answer.status, dict(answer.headers))
+    response = Response(answer.body, answer.status, dict(answer.headers))
+    if answer.close:
+        response.headers["connection"] = "close"
+    return response
 
 
 async def _http_problem(http: HttpRequest, error: Exception) -> Response:

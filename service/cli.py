@@ -20,7 +20,7 @@ from service.lifespan import Service
 from service.load import DEFAULT_URL, Destination, Job, Limits
 from service.load import run as run_load
 from service.rowfile import File, Format, LoadError
-from service.server import Server
+from service.server import Server, spare_the_collector
 from service.settings import Settings, unknown_variables
 
 app = typer.Typer(
@@ -56,7 +56,12 @@ def serve(
         logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     for name in unknown_variables(os.environ):
         logging.getLogger("service").warning("%s is not a setting and has no effect", name)
-    server = Server(settings, _banner)
+
+    def started(service: Service, url: str) -> None:
+        spare_the_collector()
+        _banner(service, url)
+
+    server = Server(settings, started)
     try:
         server.run()
     except EmbeddedError as error:

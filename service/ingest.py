@@ -1,14 +1,15 @@
-"""Ingest: what a request asks for → rows in the batcher → the answer. The one dialect that all lanes speak.
+"""Ingest: what a request asks for → rows to write → the answer. The one dialect that all lanes speak.
 
-Owns tables by name, media types, preferences and success answers. Does no I/O and knows no server: a lane hands over
-the parts of a request and sends the `Answer`.
+Owns tables by name, media types, preferences and success answers. Pure: does no I/O, holds no request and knows no
+server; `posting.py` carries a request through.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, cast
+from collections.abc import Generator, Iterable, Sequence
+from typing import cast
+
+import msgspec
 
 from service import prefer
 from service.prefer import Preferences
@@ -19,6 +20,7 @@ from sql import (
     CopyCodec,
     Encoded,
     Fault,
+    LineReader,
     RecordCodec,
     Rejected,
     Table,
@@ -29,9 +31,6 @@ from sql import (
     unknown_table,
 )
 
-if TYPE_CHECKING:
-    from service.settings import Settings
-
 _JSON_TYPES = frozenset({"", "application/json", "*/*"})
 _LINES_TYPES = frozenset({"application/x-ndjson", "application/ndjson", "application/jsonl"})
 
@@ -39,9 +38,8 @@ _LINES_TYPES = frozenset({"application/x-ndjson", "application/ndjson", "applica
 _UNCOUNTED = ("content-range", "*/*")
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What a lane knows of a request before its body. `schema` is the `Content-Profile`, "" where there is none."""
+class Request(msgspec.Struct, frozen=True):
+    """What a request says before its body. `schema` is the `Content-Profile`, "" where there is none."""
 
     table: str
     content_type: str = ""
@@ -49,25 +47,18 @@ class Request:
     schema: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Write:
-    """A request as the batcher needs it. `rows` may be 0: then there is nothing to write and success is sure."""
-
-    target: Target
-    payload: bytes
-    rows: int
-    wait_seconds: float
-    preferences: Preferences
-
-
-class Body(Protocol):
-    """Turns the chunks of a body into rows."""
-
-    def feed(self, chunk: bytes) -> None:
-        """Take the next chunk. Raises `Rejected`."""
-
-    def finish(self) -> Encoded:
-        """All rows. Raises `Rejected`."""
+def request_of(table: str, headers: Iterable[tuple[bytes, bytes]]) -> Request:
+    """The request for a table with these headers, their names in lower case. The first of each kind counts."""
+    content_type = schema = None
+    preferences: list[str] = []
+    for name, value in headers:
+        if name == b"prefer":
+            preferences.append(value.decode("latin-1"))
+        elif name == b"content-type" and content_type is None:
+            content_type = value.decode("latin-1")
+        elif name == b"content-profile" and schema is None:
+            schema = value.decode("latin-1")
+    return Request(table, content_type or "", ",".join(preferences), schema or "")
 
 
 class _Route:
@@ -94,74 +85,109 @@ class _Route:
         return self._records
 
 
-class _WholeBody:
-    """A body that is one JSON value (or is wanted as such), kept until it is complete."""
+class Plan:
+    """What all requests that say the same before their bodies have in common: how to read rows, and what to answer.
 
-    def __init__(self, codec: CopyCodec | RecordCodec, *, lines: bool) -> None:
-        self._codec = codec
+    `wait_seconds` is how long they may wait, `accepted` the answer before the commit. `version` is that of the catalog
+    it goes by.
+    """
+
+    def __init__(self, route: _Route, preferences: Preferences, version: int, *, lines: bool, seconds: float) -> None:
+        self.table = route.table
+        self.version = version
+        wait = preferences.wait_seconds
+        self.wait_seconds = seconds if wait is None else min(wait, seconds)
+        self.respond_async = preferences.respond_async
+        headers = _success_headers(preferences)
+        self.accepted = Answer(202, headers)
+        self._stored = Answer(201, headers)
+        self._returning = preferences.returning
+        self._lines = lines
+        self._targets = route.targets
+        table = route.table
+        self._way = Way.RECORDSET_RETURNING if preferences.returning else Way.COPY if table.copyable else Way.RECORDSET
+        self._copy = route.copy if self._way is Way.COPY else None
+        self._codec: CopyCodec | RecordCodec = self._copy or route.records
+        # Most bodies have the same columns as the one before: 0.2 µs for looking the target up.
+        self._columns: tuple[str, ...] | None = None
+        self._target: Target | None = None
+
+    def encode(self, body: bytes) -> Encoded:
+        """The rows of a whole body. Raises `Rejected`, `TooLarge`."""
+        if self._lines:
+            if self._copy is None:
+                return cast("RecordCodec", self._codec).lines(body)
+            reader = self._copy.lines()
+            reader.feed(body)
+            return reader.finish()
+        if body.startswith(b"{") or not is_array(body):
+            return self._codec.one(body)
+        return self._codec.array(body)
+
+    def reader(self) -> Reader:
+        """A reader for a body that arrives in pieces."""
+        return Reader(self, self._copy.lines() if self._lines and self._copy else None)
+
+    def target_of(self, encoded: Encoded) -> Target:
+        """What the rows are written to. Their payload is nothing if they have no columns."""
+        columns = encoded.columns
+        if columns is self._columns and self._target is not None:
+            return self._target
+        # Rows of defaults only: a COPY without columns would mean all of them.
+        way = Way.RECORDSET if self._way is Way.COPY and not columns else self._way
+        self._columns, self._target = columns, self._targets.get(columns, way)
+        return self._target
+
+    def stored(self, result: object) -> Answer:
+        """The answer after the commit. `result` is what the slot returned: None, or the stored rows as JSON texts."""
+        if not self._returning:
+            return self._stored
+        rows = cast("Sequence[str]", result or ())
+        return Answer(201, (*self._stored.headers, ("content-type", JSON)), f"[{','.join(rows)}]".encode())
+
+
+class Reader:
+    """Turns the chunks of a body into rows: lines as they arrive; a JSON value when it is complete."""
+
+    def __init__(self, plan: Plan, lines: LineReader | None) -> None:
+        self._plan = plan
         self._lines = lines
         self._chunks: list[bytes] = []
 
     def feed(self, chunk: bytes) -> None:
-        self._chunks.append(chunk)
-
-    def finish(self) -> Encoded:
-        body = b"".join(self._chunks)
-        if self._lines:
-            return cast("RecordCodec", self._codec).lines(body)
-        return self._codec.array(body) if is_array(body) else self._codec.one(body)
-
-
-class Plan:
-    """One request on its way: `feed` it the body, then `finish` for what to write."""
-
-    def __init__(self, route: _Route, preferences: Preferences, *, lines: bool, seconds: float) -> None:
-        self._route = route
-        self._preferences = preferences
-        self._seconds = seconds
-        table = route.table
-        self._way = Way.RECORDSET_RETURNING if preferences.returning else Way.COPY if table.copyable else Way.RECORDSET
-        if self._way is not Way.COPY:
-            self._body: Body = _WholeBody(route.records, lines=lines)
-        elif lines:
-            self._body = route.copy.lines()
+        """Take the next chunk. Raises `Rejected`."""
+        if self._lines is None:
+            self._chunks.append(chunk)
         else:
-            self._body = _WholeBody(route.copy, lines=False)
+            self._lines.feed(chunk)
 
-    @property
-    def table(self) -> Table:
-        """The table that the request names."""
-        return self._route.table
-
-    def feed(self, chunk: bytes) -> None:
-        """Take the next chunk of the body. Raises `Rejected`."""
-        self._body.feed(chunk)
-
-    def finish(self) -> Write:
-        """The rows, after the last chunk. Raises `Rejected`."""
-        encoded = self._body.finish()
-        way, payload = self._way, encoded.payload
-        if way is Way.COPY and encoded.rows and not encoded.columns:
-            # Rows of defaults only: a COPY without columns would mean all of them.
-            way, payload = Way.RECORDSET, b""
-        wait = self._preferences.wait_seconds
-        return Write(
-            target=self._route.targets.get(encoded.columns, way),
-            payload=payload,
-            rows=encoded.rows,
-            wait_seconds=self._seconds if wait is None else min(wait, self._seconds),
-            preferences=self._preferences,
-        )
+    def finishing(self) -> Generator[None, None, Encoded]:
+        """The rows, after the last chunk. Yields between pieces of the work. Raises `Rejected`, `TooLarge`."""
+        if self._lines is None:
+            body = b"".join(self._chunks)
+            self._chunks.clear()
+            return self._plan.encode(body)
+        return (yield from self._lines.finishing())
 
 
 class Ingest:
-    """Plans requests by the newest catalog."""
+    """Plans requests by the newest catalog; `version` counts the catalogs.
 
-    def __init__(self, settings: Settings) -> None:
-        self._seconds = settings.request_seconds_max
-        self._bytes_max = settings.pending_bytes_max
-        self._schemas = settings.schemas
+    `schemas` are the exposed ones, the default first. A request's rows may take `bytes_max` bytes, and wait for
+    `seconds_max` seconds.
+    """
+
+    # A producer of ever new headers must not grow memory.
+    _PLANS_MAX = 4096
+    _PLANNED_CHARACTERS_MAX = 512
+
+    def __init__(self, schemas: Sequence[str], *, seconds_max: float, bytes_max: int) -> None:
+        self.version = 0
+        self._schemas = tuple(schemas)
+        self._seconds_max = seconds_max
+        self._bytes_max = bytes_max
         self._routes: dict[tuple[str, str], _Route] | None = None
+        self._plans: dict[Request, Plan] = {}
 
     def publish(self, catalog: Catalog) -> None:
         """Plan by this catalog from now on. A table that is as before keeps its codecs and shares its batches."""
@@ -173,9 +199,21 @@ class Ingest:
                 route = _Route(table, copy_default=default, bytes_max=self._bytes_max)
             routes[name] = route
         self._routes = routes
+        self._plans.clear()
+        self.version += 1
 
     def plan(self, request: Request) -> Plan:
         """Look at everything but the body. Raises `CatalogMissing`, `Refused`, or `Rejected` for an unknown table."""
+        plan = self._plans.get(request)
+        if plan is None:
+            plan = self._plan(request)
+            if len(self._plans) >= self._PLANS_MAX:
+                self._plans.clear()
+            if len(request.content_type) + len(request.prefer) <= self._PLANNED_CHARACTERS_MAX:
+                self._plans[request] = plan
+        return plan
+
+    def _plan(self, request: Request) -> Plan:
         if self._routes is None:
             raise CatalogMissing
         schema = request.schema or self._schemas[0]
@@ -190,34 +228,16 @@ class Ingest:
         if route is None:
             raise unknown_table(schema, request.table)
         preferences = prefer.parse(request.prefer) if request.prefer else prefer.NONE
-        return Plan(route, preferences, lines=lines, seconds=self._seconds)
+        return Plan(route, preferences, self.version, lines=lines, seconds=self._seconds_max)
 
 
-def accepted(write: Write) -> Answer:
-    """The answer before the commit, for who asked for it."""
-    return Answer(202, tuple(_success_headers(write)))
+def _success_headers(preferences: Preferences) -> tuple[tuple[str, str], ...]:
+    applied = preferences.applied
+    if preferences.wait_seconds is not None:
+        applied = (*applied, f"wait={preferences.wait_seconds:g}")
+    return (_UNCOUNTED, ("preference-applied", ", ".join(applied))) if applied else (_UNCOUNTED,)
 
 
-def stored(write: Write, result: object) -> Answer:
-    """The answer after the commit. `result` is what the slot returned: None, or the stored rows as JSON texts."""
-    headers = _success_headers(write)
-    if not write.preferences.returning:
-        return Answer(201, tuple(headers))
-    headers.append(("content-type", JSON))
-    rows = cast("Iterable[str]", result or ())
-    return Answer(201, tuple(headers), f"[{','.join(rows)}]".encode())
-
-
-def _success_headers(write: Write) -> list[tuple[str, str]]:
-    headers = [_UNCOUNTED]
-    applied = write.preferences.applied
-    if write.preferences.wait_seconds is not None:
-        applied = (*applied, f"wait={write.wait_seconds:g}")
-    if applied:
-        headers.append(("preference-applied", ", ".join(applied)))
-    return headers
-
-
-def is_miss(error: Rejected) -> bool:
+def is_miss(error: Exception) -> bool:
     """Whether the catalog did not have a name, so that a newer one might."""
-    return error.fault.code in ("PGRST204", "PGRST205")
+    return isinstance(error, Rejected) and error.fault.code in ("PGRST204", "PGRST205")

@@ -14,16 +14,22 @@ import anyio
 import anyio.to_thread
 
 from batching import Batcher, Retry
-from service.bodies import Bodies
+from service.connections import Connections
 from service.embedded import EmbeddedPostgres
+from service.heads import Heads
 from service.ingest import Ingest
 from service.metrics import Metrics
+from service.posting import Postings
+from service.wire import Wire
 from sql import CatalogWatch, Slot, Unavailable, is_abandoned
 
 if TYPE_CHECKING:
     from service.settings import Settings
 
 logger = logging.getLogger(__name__)
+
+STATE = "headrace"
+"""The key of the `Service` in the state that ASGI's lifespan hands to requests, and uvicorn to connections."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +42,15 @@ class Service:
     batcher: Batcher
     watch: CatalogWatch
     metrics: Metrics
-    bodies: Bodies
+    postings: Postings
+    connections: Connections
+    heads: Heads
+    wire: Wire
 
     def stop_accepting(self) -> None:
         """Begin to stop: refuse what is new, finish what was accepted. `/readyz` says so."""
         self.batcher.close()
-        self.bodies.stop()
+        self.postings.stop()
 
     async def drain(self) -> None:
         """Stop accepting and wait until everything accepted is answered, in `drain_seconds_max` at most."""
@@ -86,14 +95,18 @@ async def _parts(settings: Settings, dsn: str) -> AsyncIterator[Service]:
     """Construct, connect and run the parts."""
     metrics = Metrics()
     retry = Retry(on=Unavailable, max_seconds=settings.retry_seconds_max)
-    ingest = Ingest(settings)
+    ingest = Ingest(settings.schemas, seconds_max=settings.request_seconds_max, bytes_max=settings.pending_bytes_max)
     watch = CatalogWatch(dsn, settings.schemas, settings.timeouts, ingest.publish, retry.delay)
     slots = [Slot(dsn, settings.timeouts, watch.reload) for _ in range(settings.flush_slots)]
     batcher = Batcher(slots, settings.limits, retry, observe=metrics.flushed)
     metrics.watch(batcher)
-    service = Service(settings, dsn, ingest, batcher, watch, metrics, Bodies(settings))
+    postings = Postings(ingest, batcher, watch, metrics, settings.body_limits)
+    connections = Connections(settings.connection_limits)
+    heads = Heads(settings.prefix, settings.connection_limits)
+    service = Service(settings, dsn, ingest, batcher, watch, metrics, postings, connections, heads, Wire())
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(watch.run)
+        for run in (watch.run, postings.run, connections.run):
+            tasks.start_soon(run)
         try:
             async with batcher.running(drain_seconds=settings.drain_seconds_max):
                 await watch.tried()  # who is served at once should not be told that the tables are not known yet

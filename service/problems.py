@@ -59,7 +59,7 @@ _STATUSES: dict[str, int] = {
 }
 
 # Codes of our own.
-BODY_LATE = "HR408"
+LATE = "HR408"
 TOO_LARGE = "HR413"
 QUEUE_FULL = "HR429"
 INTERNAL = "HR500"
@@ -69,13 +69,17 @@ STOPPING = "HR505"
 UNKNOWN = "HR506"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Answer:
-    """One HTTP answer. Header names are lower case; Content-Length is left to whoever sends it."""
+    """One HTTP answer. Header names are lower case; Content-Length is left to whoever sends it.
+
+    `close` says that the connection ends with it: not all of the request has been read.
+    """
 
     status: int
     headers: tuple[tuple[str, str], ...] = ()
     body: bytes = b""
+    close: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +137,22 @@ def body_too_large(limit: int) -> Problem:
 
 def body_late(seconds: float) -> Problem:
     """A body that did not arrive in time."""
-    return refusal(408, BODY_LATE, f"The request body did not arrive within {seconds:g} seconds")
+    return refusal(408, LATE, f"The request body did not arrive within {seconds:g} seconds")
+
+
+def head_late(seconds: float) -> Problem:
+    """A head that did not arrive in time."""
+    return refusal(408, LATE, f"The head of the request did not arrive within {seconds:g} seconds")
+
+
+def head_too_large(limit: str) -> Problem:
+    """A head over one of its limits."""
+    return refusal(431, "HR431", f"The head of the request has more than {limit}")
+
+
+def url_too_long(limit: int) -> Problem:
+    """A URL over the limit."""
+    return refusal(414, "HR414", f"The URL is longer than {limit} bytes")
 
 
 MALFORMED_HTTP = refusal(400, "HR400", "Invalid HTTP request received")

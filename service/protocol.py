@@ -1,24 +1,489 @@
-"""The HTTP protocol of `headrace serve`: uvicorn's, with its own refusals in our form."""
+"""The fast lane: uvicorn's HTTP protocol, which hands requests to store rows straight to their postings.
+
+Owns one connection: where a request ends, whose turn it is, when it closes. Everything that is not `POST
+{prefix}/{table}` goes to uvicorn's own class and so to FastAPI. Must not know what is in a body or an answer.
+"""
 
 from __future__ import annotations
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+import asyncio
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Any, cast
 
-from service.problems import MALFORMED_HTTP
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.utils import get_client_addr, get_path_with_query_string
+
+from service.heads import Known
+from service.lifespan import STATE, Service
+from service.posting import SWALLOWED_BYTES_MAX, Posting
+from service.problems import MALFORMED_HTTP, Answer, Problem, Refused, head_late
+from service.wire import CONTINUE
+
+if TYPE_CHECKING:
+    from uvicorn._types import HTTPScope
+    from uvicorn.config import Config
+    from uvicorn.server import ServerState
+
+    from service.heads import Head
+
+_BLANK_LINE = b"\r\n\r\n"
+"""The end of a head, and of a chunked body."""
+
+_LINGER_SECONDS = 2.0
+"""After an answer that came early: closing while the client still sends would make its kernel drop the answer."""
+
+
+_LINGER_SECONDS_AT_THE_END = 0.5
+"""The same while the server stops, which should not take long."""
+
+_GRACE_SECONDS = 1.0
+"""What knows more about a request has so much longer to end it in a better way."""
+
+_FRAMING_BYTES = 12
+"""What a chunk takes beside its data: eight digits of its size, two line ends."""
+
+_NONE: dict[bytes, Known] = {}
+
+
+class _At(Enum):
+    """Where in a request the connection is."""
+
+    HEAD = auto()  # before or in a head
+    BODY = auto()  # in a body
+    ANSWER = auto()  # the request is complete; its answer is awaited
+    END = auto()  # answered for the last time; what still arrives is ignored
+
+
+# An attribute of an Enum costs 0.1 µs in Python 3.11, several times a request.
+_HEAD, _BODY, _ANSWER, _END = _At.HEAD, _At.BODY, _At.ANSWER, _At.END
 
 
 class Protocol(HttpToolsProtocol):
-    """One connection."""
+    """One connection. One request at a time: what a client sends before it has its answer waits."""
 
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's words; ours are one constant
-        """Refuse bytes that are no HTTP request, and close."""
-        answer = MALFORMED_HTTP.answer
-        headers = [
-            *self.server_state.default_headers,
-            *((name.encode(), value.encode()) for name, value in answer.headers),
-            (b"content-length", b"%d" % len(answer.body)),
-            (b"connection", b"close"),
-        ]
-        lines = b"".join([b"%b: %b\r\n" % header for header in headers])
-        self.transport.write(STATUS_LINE[answer.status] + lines + b"\r\n" + answer.body)
-        self.transport.close()
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        service: Service = app_state[STATE]
+        self._postings = service.postings
+        self._ingest = service.ingest
+        self._connections = service.connections
+        self._heads = service.heads
+        self._known = _NONE if config.limit_concurrency else service.heads.known
+        self._wire = service.wire
+        self._is_fast = service.settings.fast_lane
+        self._body_seconds_max = service.settings.body_seconds_max
+        self._at = _HEAD
+        self._seconds = 0.0  # since it is there
+        self._blocked_seconds = 0.0  # since the client has stopped reading
+        self._served = False  # whether a request was answered already
+        self._last = False  # whether the connection ends with the next answer
+        self._heard_all = False  # whether the client has closed its side
+        self._rest = b""  # what has been received but not looked at
+        self._consuming = False
+        # The request that is being received or answered.
+        self._head: Head | None = None
+        self._posting: Posting | None = None
+        self._handed_over = False  # whether it is uvicorn's
+        self._answered_early = False
+        self._swallowed = 0
+        self._source = b""  # the head as it came
+        # What the parser has found, and where in it we are.
+        self._url = b""
+        self._raw_headers: list[tuple[bytes, bytes]] = []
+        self._pieces: list[bytes] = []
+        self._begun = False
+        self._found_head = False
+        self._found_end = False
+        self._keep_alive = True
+        self._left = 0
+        self._tail = b""
+        self._seen_pieces = 0
+        self._between = 0  # bytes that are neither body nor what it takes to frame it
+
+    # ---------------------------------------------------------------- called by the event loop
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client has connected."""
+        super().connection_made(transport)  # type: ignore[arg-type] # uvicorn narrows it
+        self._connections.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone."""
+        self._connections.discard(self)
+        self._at = _END
+        posting, self._posting = self._posting, None
+        if posting is not None:
+            posting.abandon()
+        super().connection_lost(exc)
+
+    def eof_received(self) -> bool:  # type: ignore[override] # uvicorn's returns nothing, which means False
+        """The client sends nothing more. If it waits for an answer it shall have it, where the transport can."""
+        if self.scheme == "https" or not (self._at is _ANSWER or self._rest):
+            return False
+        self._heard_all = True
+        return True
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes, cut anywhere."""
+        if self._at is _HEAD and not self._source and not self.flow.write_paused:
+            # The usual case: a whole request, with a head that has been seen before. Without a task, an ASGI scope and
+            # a parser it costs a third (scenario "one row").
+            end = data.find(_BLANK_LINE) + 4
+            known = self._known.get(data[:end])
+            if known is not None and known.body_size == len(data) - end and known.version == self._ingest.version:
+                self._at = _ANSWER
+                self._head = known.head
+                self._posting = posting = Posting(self._postings, known.request, self.respond, known.plan)
+                posting.whole(data[end:])
+                return
+        if self._at is not _END:
+            self._rest = self._rest + data if self._rest else data
+            self._consume()
+
+    def resume_writing(self) -> None:
+        """The client reads again."""
+        super().resume_writing()
+        self._consume()
+
+    # ---------------------------------------------------------------- called by the server
+
+    def shutdown(self) -> None:
+        """Finish what was begun, take nothing new."""
+        if self._at is _HEAD or self._answered_early:
+            self._close()
+            return
+        self._last = True
+        if self._handed_over:
+            self.cycle.keep_alive = False
+
+    def tick(self, seconds: float) -> None:
+        """So many seconds have passed since the last tick: end what takes too long."""
+        limits = self._connections.limits
+        self._seconds += seconds
+        if self.flow.write_paused:
+            self._blocked_seconds += seconds
+            if self._blocked_seconds >= limits.send_seconds_max:
+                self.transport.abort()
+            return
+        self._blocked_seconds = 0.0
+        match self._at:
+            case _At.HEAD if self._begun:  # before it there may be empty lines (RFC 9112 section 2.2)
+                if self._seconds >= limits.head_seconds_max:
+                    self._refuse(head_late(limits.head_seconds_max))
+            case _At.HEAD:
+                if self._seconds >= (self.timeout_keep_alive if self._served else limits.head_seconds_max):
+                    self._close()
+            case _At.BODY if self._posting is None and self._seconds >= self._body_seconds_max + _GRACE_SECONDS:
+                self.transport.abort()  # a body that nobody waits for; a posting in FastAPI's lane has answered by now
+            case _At.END if self._seconds >= (_LINGER_SECONDS_AT_THE_END if self._last else _LINGER_SECONDS):
+                self.transport.abort()
+
+    # ---------------------------------------------------------------- called by the parser: noted, acted on in `_feed`
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        self._begun = True
+        self._seconds = 0.0
+        self._url = b""
+        self._raw_headers = []
+
+    def on_url(self, url: bytes) -> None:
+        """A piece of the URL."""
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header line."""
+        self._raw_headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        """The head is complete."""
+        self._found_head = True
+        self._keep_alive = self.parser.should_keep_alive()  # the parser forgets it with the end of the request
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of the body."""
+        self._pieces.append(body)
+
+    def on_message_complete(self) -> None:
+        """The request is complete."""
+        self._found_end = True
+
+    # ---------------------------------------------------------------- from bytes to requests
+
+    def _consume(self) -> None:
+        """Take requests from what has been received: the first, and the next whenever one is answered."""
+        if self._consuming:
+            return
+        self._consuming = True
+        data, self._rest = self._rest, b""
+        at, size = 0, len(data)
+        while at < size and self._at in (_HEAD, _BODY) and not self.flow.write_paused:
+            cut = self._next_cut(data, at)
+            self._feed(data[at:cut])
+            at = cut
+        self._consuming = False
+        if self._at is _BODY:
+            self._take_pieces()
+        if at < size and self._at is not _END:
+            self._rest = data[at:]
+            self.flow.pause_reading()
+        elif self._heard_all and self._at is _HEAD:
+            self._close()
+        elif not self._handed_over:
+            self.flow.resume_reading()
+
+    def _next_cut(self, data: bytes, at: int) -> int:
+        """Where the head or the body may end in which `at` is: what is behind that is another request."""
+        if self._at is _BODY and self._head is not None and self._head.body_size is not None:
+            return min(len(data), at + self._left)
+        if self._tail:
+            seam = (self._tail + data[at : at + 3]).find(_BLANK_LINE)
+            if seam >= 0:
+                return at + seam + 4 - len(self._tail)
+        end = data.find(_BLANK_LINE, at)
+        return len(data) if end < 0 else end + 4
+
+    def _feed(self, piece: bytes) -> None:
+        """Parse a piece that lies within one request, and act on what was found."""
+        try:
+            try:
+                self.parser.feed_data(piece)
+            except httptools.HttpParserUpgrade:
+                self._ignore_upgrade()
+            self._tail = (self._tail + piece[-3:])[-3:]
+            if self._at is _BODY:
+                self._left -= len(piece)
+                self._check_between(len(piece))
+            else:
+                self._source += piece
+                self._heads.check_size(len(self._source), self._url, len(self._raw_headers))
+                if self._found_head:
+                    self._begin()
+        except Refused as error:
+            self._refuse(error.problem)
+        except httptools.HttpParserError:
+            self.logger.warning("Invalid HTTP request received.")
+            self._refuse(MALFORMED_HTTP)
+        else:
+            if self._found_end:
+                self._complete()
+            elif self._answered_early:
+                self._swallowed += len(piece)
+                if self._swallowed > SWALLOWED_BYTES_MAX:
+                    self._close(linger=True)
+
+    def _check_between(self, size: int) -> None:
+        """Refuse what grows between the pieces of a chunked body or behind it: extensions, trailers."""
+        found = self._pieces[self._seen_pieces :]
+        self._seen_pieces += len(found)
+        self._between = max(0, self._between + size - sum(map(len, found)) - _FRAMING_BYTES * len(found))
+        self._heads.check_size(self._between, b"", len(self._raw_headers))
+
+    def _ignore_upgrade(self) -> None:
+        """Nobody need upgrade (RFC 9110 section 7.8), but the parser takes what follows for another protocol.
+
+        Java's HTTP client offers HTTP/2 in this way with its first request. So the head is parsed once more without the
+        offer, by a parser that goes on with the body.
+        """
+        method, version = self.parser.get_method(), self.parser.get_http_version()
+        if method == b"CONNECT":
+            raise Refused(MALFORMED_HTTP)
+        lines = [b"%b %b HTTP/%b\r\n" % (method, self._url, version.encode())]
+        for name, value in self._raw_headers:
+            if name == b"connection":
+                tokens = [token for token in value.split(b",") if token.strip().lower() != b"upgrade"]
+                lines.append(b"connection: %b\r\n" % b",".join(tokens))
+            elif name != b"upgrade":
+                lines.append(b"%b: %b\r\n" % (name, value))
+        self._found_end = False
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.feed_data(b"".join([*lines, b"\r\n"]))
+
+    def _begin(self) -> None:
+        """The head is complete. Raises `Refused`."""
+        line, _, _ = self._source.lstrip(b"\r\n").partition(b"\r\n")
+        if b" HTTP/1." not in line:
+            raise Refused(MALFORMED_HTTP)  # the parser knows RTSP too
+        head = self._heads.read(
+            self.parser.get_method(),
+            self._url,
+            self.parser.get_http_version(),
+            self._raw_headers,
+            keep_alive=self._keep_alive,
+        )
+        self._head = head
+        self._left = head.body_size or 0
+        self._tail = b""
+        self._between = self._seen_pieces = 0
+        self._move_to(_BODY)
+        self._handed_over = head.request is None or not self._is_fast or self._is_crowded()
+        if self._handed_over:
+            self._hand_over(head)
+
+    def _complete(self) -> None:
+        """The request is complete."""
+        self._move_to(_ANSWER)
+        source, self._source = self._source, b""
+        self._begun = False
+        self._tail = b""
+        self._found_head = self._found_end = False
+        head, posting = self._head, self._posting
+        if self._handed_over:
+            self._take_pieces()
+            super().on_message_complete()
+            if self._answered_early:
+                self._next()
+        elif posting is not None or (head is not None and head.expects):
+            self._take_pieces()
+            if self._posting is not None:
+                self._posting.finish()
+        elif head is not None and head.request is not None:
+            body, self._pieces = b"".join(self._pieces), []
+            plan = self._heads.remember(source, head, self._ingest)
+            self._posting = posting = Posting(self._postings, head.request, self.respond, plan)
+            posting.whole(body, chunked=head.body_size is None)
+
+    def _take_pieces(self) -> None:
+        """Pass on what is here of a body that is not here as a whole."""
+        pieces, self._pieces = self._pieces, []
+        self._seen_pieces = 0
+        head, posting = self._head, self._posting
+        if self._handed_over:
+            for piece in pieces:
+                super().on_body(piece)
+            return
+        if posting is None and head is not None and head.request is not None:
+            self._posting = posting = Posting(self._postings, head.request, self.respond, None)
+            posting.begin(declared=head.body_size, expects=head.expects)
+            if head.expects and not posting.answered:
+                self.transport.write(CONTINUE)
+        if posting is not None:
+            for piece in pieces:
+                posting.feed(piece)
+
+    # ---------------------------------------------------------------- uvicorn's requests
+
+    def _is_crowded(self) -> bool:
+        """Whether uvicorn is to refuse the request, by its own limit on connections and tasks."""
+        limit = self.limit_concurrency
+        return limit is not None and (len(self.connections) >= limit or len(self.tasks) >= limit)
+
+    def _hand_over(self, head: Head) -> None:
+        """Let uvicorn, and so FastAPI, deal with the request."""
+        super().on_message_begin()
+        super().on_url(self._url)
+        for name, value in self._raw_headers:
+            super().on_header(name, value)
+        self.expect_100_continue = head.expects
+        super().on_headers_complete()
+        # Who is not told to go on may send the body or not; then nobody knows where the next request begins.
+        self.cycle.keep_alive = head.keep_alive and not self._last and not head.expects
+        self.cycle.transport = cast("asyncio.Transport", _CycleTransport(self, head))
+
+    def on_response_complete(self) -> None:
+        """Uvicorn has answered; its own version would go on with its own pipeline and timers."""
+        self.server_state.total_requests += 1
+        if self._at is _ANSWER:
+            self._next()
+        elif self._at is _BODY:
+            self._answered_early = True
+            self.flow.resume_reading()
+
+    # ---------------------------------------------------------------- answers
+
+    def respond(self, answer: Answer) -> None:
+        """Send the answer to the request at hand."""
+        head = self._head
+        if self._at is _END or head is None:
+            return
+        close = answer.close or self._last or not head.keep_alive
+        state = self.server_state
+        self.transport.write(self._wire.bytes_of(answer, state.default_headers, close))
+        state.total_requests += 1
+        if self.access_log:
+            self._log(head, answer.status)
+        if close:
+            self._close(linger=self._at is _BODY)
+        else:
+            self._next()
+
+    def _log(self, head: Head, status: int) -> None:
+        scope = cast(
+            "HTTPScope", {"path": self.root_path + head.path, "query_string": head.query, "client": self.client}
+        )
+        self.access_logger.info(
+            '%s - "%s %s HTTP/%s" %d',
+            get_client_addr(scope),
+            head.method,
+            get_path_with_query_string(scope),
+            head.version,
+            status,
+        )
+
+    def _next(self) -> None:
+        """The request at hand is answered: wait for the next, or take it if it is here."""
+        self._at = _HEAD
+        self._seconds = 0.0
+        self._posting = None
+        self._served = True
+        if self._handed_over:
+            self._handed_over = self._answered_early = False
+            self._swallowed = 0
+            self.flow.resume_reading()
+        if self._rest or self._heard_all:
+            self._consume()
+
+    def _refuse(self, problem: Problem) -> None:
+        """Refuse a request that cannot be believed, or that nobody knows the end of."""
+        if not self._answered_early:
+            answer = problem.answer
+            self.transport.write(self._wire.bytes_of(answer, self.server_state.default_headers, True))
+        self._close(linger=True)
+
+    def _close(self, *, linger: bool = False) -> None:
+        """End the connection; with `linger`, let the client read the answer before it finds that nobody listens."""
+        self._move_to(_END)
+        self._rest = b""
+        posting, self._posting = self._posting, None
+        if posting is not None:
+            posting.abandon()
+        if self._handed_over and not self.cycle.response_complete:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        if linger and self.transport.can_write_eof() and not self.transport.is_closing():
+            self.flow.resume_reading()
+            self.transport.write_eof()
+        else:
+            self.transport.close()
+
+    def _move_to(self, at: _At) -> None:
+        self._at = at
+        self._seconds = 0.0
+
+
+class _CycleTransport:
+    """What uvicorn's cycle writes its answer to: it must not close while the client still sends."""
+
+    def __init__(self, protocol: Protocol, head: Head) -> None:
+        self._protocol = protocol
+        self._head = head
+        self.is_closing = protocol.transport.is_closing
+
+    def write(self, data: bytes) -> None:
+        """Pass it on. With a 100, the body will come, and after it the connection may go on."""
+        if self._protocol._at is _END:  # noqa: SLF001 - see below
+            return
+        if data == CONTINUE:
+            self._protocol.cycle.keep_alive = self._head.keep_alive
+        self._protocol.transport.write(data)
+
+    def close(self) -> None:
+        """Close when the client has had a chance to read."""
+        self._protocol._close(linger=self._protocol._at is _BODY)  # noqa: SLF001 - the same class in two parts

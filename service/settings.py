@@ -13,6 +13,8 @@ from pydantic import Field, PositiveInt, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from batching import Limits
+from service.connections import ConnectionLimits
+from service.posting import BodyLimits
 from sql import Timeouts
 
 MIB = 1024 * 1024
@@ -59,6 +61,24 @@ class Settings(BaseSettings):
         default=200_000, description="Rows that may wait or be on their way to the database; more are answered 429."
     )
     pending_bytes_max: PositiveInt = Field(default=256 * MIB, description="The same bound in bytes of rows.")
+    fast_lane: bool = Field(
+        default=True,
+        description="Whether rows take the fast lane; if not, FastAPI serves them, at a multiple of the CPU.",
+    )
+    head_bytes_max: Annotated[int, Field(ge=256)] = Field(
+        default=16 * 1024, description="The largest head of a request (URL and headers); more is answered 431."
+    )
+    headers_max: PositiveInt = Field(default=100, description="Headers in one request; more are answered 431.")
+    url_bytes_max: PositiveInt = Field(default=8 * 1024, description="The longest URL; more is answered 414.")
+    head_seconds_max: Seconds = Field(
+        default=10.0, description="How long the head of a request may take to arrive; longer is answered 408."
+    )
+    keep_alive_seconds: Seconds = Field(
+        default=75.0, description="How long a connection without a request is kept open; more than your proxy does."
+    )
+    send_seconds_max: Seconds = Field(
+        default=30.0, description="A client that does not read its answers for so long is cut off."
+    )
     body_bytes_max: PositiveInt = Field(default=32 * MIB, description="The largest request body; more is answered 413.")
     body_seconds_max: Seconds = Field(
         default=30.0, description="How long a request body may take to arrive; longer is answered 408."
@@ -104,6 +124,23 @@ class Settings(BaseSettings):
     def limits(self) -> Limits:
         """What the queue may hold."""
         return Limits(self.batch_rows_max, self.batch_bytes_max, self.pending_rows_max, self.pending_bytes_max)
+
+    @property
+    def body_limits(self) -> BodyLimits:
+        """What bodies may be."""
+        return BodyLimits(self.body_bytes_max, self.body_seconds_max, self.pending_bytes_max)
+
+    @property
+    def connection_limits(self) -> ConnectionLimits:
+        """What connections may do."""
+        return ConnectionLimits(
+            head_bytes_max=self.head_bytes_max,
+            url_bytes_max=self.url_bytes_max,
+            headers_max=self.headers_max,
+            head_seconds_max=self.head_seconds_max,
+            keep_alive_seconds=self.keep_alive_seconds,
+            send_seconds_max=self.send_seconds_max,
+        )
 
     @property
     def timeouts(self) -> Timeouts:

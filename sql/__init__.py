@@ -1,7 +1,7 @@
 """PostgreSQL: the catalog, the row codec, the ways to write, and what errors mean. Knows neither HTTP nor batching."""
 
 from sql.catalog import Catalog, Column, Key, Kind, Table, quote_identifier
-from sql.codec import CopyCodec, Encoded, LineReader, RecordCodec, is_array
+from sql.codec import CopyCodec, Encoded, LineReader, Payload, RecordCodec, is_array
 from sql.errors import (
     CatalogMissing,
     Fault,
@@ -30,6 +30,7 @@ __all__ = [
     "Kind",
     "LineReader",
     "OutcomeUnknown",
+    "Payload",
     "RecordCodec",
     "Rejected",
     "Rows",

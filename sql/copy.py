@@ -5,8 +5,10 @@ Owns the one call of asyncpg's private `_copy_in`. Must not know requests or wha
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator, Sequence
+from typing import TYPE_CHECKING, cast
 
+from sql.codec import Payload
 from sql.target import Target
 
 if TYPE_CHECKING:
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]
 
 
-async def copy(connection: Connection, target: Target, payload: bytes) -> None:
+async def copy(connection: Connection, target: Target, payloads: Sequence[Payload]) -> None:
     """Write COPY text and commit. Raises what asyncpg raises; a server error means that nothing was stored.
 
     `_copy_in` sends its statement as a simple query, so a statement put before the COPY in the same string runs in the
@@ -24,5 +26,13 @@ async def copy(connection: Connection, target: Target, payload: bytes) -> None:
     """
     # asyncpg sends the data without waiting for the server to ask for it: a connection that is lost at any time after
     # this call has begun leaves it unknown whether the rows are stored.
-    statement = target.statement
-    await connection._copy_in(statement, memoryview(payload), None)  # type: ignore[attr-defined] # noqa: SLF001
+    whole = all(payload.__class__ is bytes for payload in payloads)
+    source = memoryview(b"".join(cast("Sequence[bytes]", payloads))) if whole else _pieces(payloads)
+    await connection._copy_in(target.statement, source, None)  # type: ignore[attr-defined] # noqa: SLF001
+
+
+async def _pieces(payloads: Sequence[Payload]) -> AsyncIterator[bytes]:
+    """A large payload goes piece by piece, no faster than the connection takes it: joined, it would be there twice."""
+    for payload in payloads:
+        for piece in (payload,) if isinstance(payload, bytes) else payload:
+            yield piece

@@ -10,11 +10,13 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Protocol, cast
 
 import asyncpg
 
 from sql.catalog import Catalog
+from sql.codec import Payload
 from sql.copy import copy
 from sql.errors import (
     Fault,
@@ -32,6 +34,7 @@ from sql.errors import (
     unknown_table,
 )
 from sql.recordset import RowsFiltered, insert
+from sql.statements import values_of
 from sql.target import Target, Way
 
 if TYPE_CHECKING:
@@ -43,11 +46,31 @@ _LOCATED_TOGETHER = 3
 """Bad requests of a batch after which the rest is written in parts: one more COPY for each of the first, then two."""
 
 
-class Rows(Protocol):
-    """What a slot must know of a submission: the payload, made by a codec for the batch's target, and its rows."""
+class Batch(Protocol):
+    """What a slot must know of a batch. `lane` is a `Target`."""
 
-    payload: bytes
-    rows: int
+    @property
+    def lane(self) -> Hashable:
+        """What it is written to."""
+
+    @property
+    def submissions(self) -> Sequence[Rows]:
+        """The requests."""
+
+
+class Rows(Protocol):
+    """What a slot must know of a submission: the `Payload` of a codec for the batch's target, and how many rows it is.
+
+    To whoever hands the batch over, the payload is opaque.
+    """
+
+    @property
+    def payload(self) -> object:
+        """What is written."""
+
+    @property
+    def rows(self) -> int:
+        """How many rows that is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +82,11 @@ class Timeouts:
     connect_seconds: float = 5.0
     statement_seconds: float = 20.0
     lock_seconds: float = 5.0
+
+    @property
+    def shared_lock_seconds(self) -> float:
+        """How long a locked table may hold up the others that it is written with."""
+        return min(self.lock_seconds, 0.1)
 
     @property
     def answer_seconds(self) -> float:
@@ -118,43 +146,116 @@ class Slot:
             self._connection.terminate()
             self._connection = None
 
-    async def write(self, lane: Hashable, batch: Sequence[Rows], /) -> Sequence[object]:
-        """Store the batch of target `lane`; an outcome for each of its requests.
+    def may_share(self, lane: Hashable, /) -> bool:
+        """Whether a batch can be one of several statements: of those that return nothing, each can."""
+        return cast("Target", lane).way is Way.COPY
+
+    async def write(self, batches: Sequence[Batch], /) -> Sequence[Sequence[object] | Exception]:
+        """Store the batches; for each of them an outcome for each of its requests, or `Unavailable`.
 
         None is success, a list of JSON texts is success with the stored rows, an exception is that request's own.
-        Raises `Unavailable` if none of it was stored and it is worth trying again.
+        `Unavailable` in place of the outcomes says that none of that batch was stored and that it is worth trying
+        again; raised, that this is so for all.
         """
-        target = cast("Target", lane)
+        if len(batches) == 1:
+            return [await self._write_one(batches[0])]
+        results: dict[int, Sequence[object] | Exception] = {}
+        # Parts of the batches that still have to be written, as indices; taken from the end.
+        parts = [sorted(range(len(batches)), key=lambda index: cast("Target", batches[index].lane).order)]
+        while parts:
+            part = parts.pop()
+            try:
+                await self._store_together([batches[index] for index in part])
+            except Exception as error:  # noqa: BLE001 - judged here, whatever it is
+                if len(part) > 1 and _is_of_one(error):
+                    middle = len(part) // 2
+                    parts += [part[middle:], part[:middle]]
+                else:
+                    results.update(await self._judge_together(error, batches, part))
+            else:
+                results.update((index, [None] * len(batches[index].submissions)) for index in part)
+        return [results[index] for index in range(len(batches))]
+
+    async def _judge_together(
+        self, error: Exception, batches: Sequence[Batch], part: list[int]
+    ) -> dict[int, Sequence[object] | Exception]:
+        """The results of batches that none of them alone is to blame for, or of the one that is."""
+        meaning = Meaning.BUSY if isinstance(error, Unavailable) else meaning_of(error)
+        if meaning is Meaning.BUSY:
+            # A table that is locked may be so for long. Its batch goes back to wait alone.
+            return dict.fromkeys(part, Unavailable(f"SQLSTATE {getattr(error, 'sqlstate', None)}"))
+        try:
+            if len(part) == 1 and meaning not in (Meaning.AWAY, Meaning.BUG):
+                return {part[0]: await self._write_one(batches[part[0]])}
+            verdict = await self._give_up(error, sum(len(batches[index].submissions) for index in part))
+        except Unavailable as unavailable:
+            return dict.fromkeys(part, unavailable)
+        return {index: [verdict() for _ in batches[index].submissions] for index in part}
+
+    async def _write_one(self, batch: Batch) -> Sequence[object]:
+        """The outcomes of one batch. Raises `Unavailable` if none of it was stored and it is worth trying again."""
+        target = cast("Target", batch.lane)
+        if target.way is not Way.RECORDSET_RETURNING or not target.table.filtering_triggers:
+            try:
+                return await self._store(target, batch.submissions)
+            except Exception as error:  # noqa: BLE001 - judged by whoever goes on from here
+                return await self._isolate(target, batch.submissions, error)
+        return await self._isolate(target, batch.submissions, RowsFiltered())
+
+    async def _isolate(self, target: Target, batch: Sequence[Rows], error: Exception) -> Sequence[object]:
+        """The outcomes of a batch of which the first attempt failed."""
         attempt = _Attempt(target, batch)
         # Stretches of the batch that still have to be written, as indices; taken from the end.
-        stretches = [list(range(len(batch)))]
-        if target.way is Way.RECORDSET_RETURNING and target.table.filtering_triggers:
-            stretches = _one_by_one(stretches[0])
+        stretches = await self._what_is_left(error, target, attempt, list(range(len(batch))), [])
         while stretches:
             stretch = stretches.pop()
             if not stretch:
                 continue
             try:
                 results = await self._store(target, [batch[index] for index in stretch])
+            except Exception as failure:  # noqa: BLE001 - judged like the first one
+                stretches = await self._what_is_left(failure, target, attempt, stretch, stretches)
+            else:
                 attempt.outcomes.update(zip(stretch, results, strict=True))
-            except RowsFiltered:
-                stretches += _one_by_one(stretch)
-            except Exception as error:  # noqa: BLE001 - judged here, whatever it is
-                try:
-                    stretches += await self._judge(error, target, attempt, stretch)
-                except Unavailable as unavailable:
-                    if not attempt.outcomes:
-                        raise
-                    # Others have their verdict or are stored, so the batch cannot go back to the queue as a whole.
-                    for index in [*stretch, *(index for other in stretches for index in other)]:
-                        attempt.outcomes[index] = Unavailable(str(unavailable))
-                    stretches.clear()
-                except Exception:
-                    logger.exception("the verdict on a failed write failed itself")
-                    attempt.outcomes.update((index, SqlError("internal error")) for index in stretch)
         return [attempt.outcomes[index] for index in range(len(batch))]
 
+    async def _what_is_left(
+        self, error: Exception, target: Target, attempt: _Attempt, stretch: list[int], others: list[list[int]]
+    ) -> list[list[int]]:
+        """The stretches that have to be written after an attempt at `stretch` failed. Notes verdicts.
+
+        Raises `Unavailable` if nothing of the batch is stored and nothing can be stored now.
+        """
+        if isinstance(error, RowsFiltered):
+            return [*others, *_one_by_one(stretch)]
+        try:
+            return [*others, *await self._judge(error, target, attempt, stretch)]
+        except Unavailable as unavailable:
+            if not attempt.outcomes:
+                raise
+            # Others have their verdict or are stored, so the batch cannot go back to the queue as a whole.
+            for index in [*stretch, *(index for other in others for index in other)]:
+                attempt.outcomes[index] = Unavailable(str(unavailable))
+            return []
+        except Exception:
+            logger.exception("the verdict on a failed write failed itself")
+            attempt.outcomes.update((index, SqlError("internal error")) for index in stretch)
+            return others
+
     # ---------------------------------------------------------------- one attempt
+
+    async def _store_together(self, batches: Sequence[Batch]) -> None:
+        """Write these batches in one transaction and one round trip. Raises what asyncpg raises."""
+        connection = self._connection
+        if connection is None or connection.is_closed():
+            raise Unavailable("the connection to the database is closed")
+        statements = [f"set local lock_timeout = '{_milliseconds(self._timeouts.shared_lock_seconds)}'"]
+        for batch in batches:
+            target = cast("Target", batch.lane)
+            text = b"".join([cast("bytes", request.payload) for request in batch.submissions]).decode()
+            statements.append(target.values_statement + values_of(text))
+        async with asyncio.timeout(self._timeouts.answer_seconds):
+            await connection.execute(";".join(statements))
 
     async def _store(self, target: Target, rows: Sequence[Rows]) -> Sequence[object]:
         """Write these requests in one transaction; their results. Raises what asyncpg raises."""
@@ -163,9 +264,10 @@ class Slot:
             raise Unavailable("the connection to the database is closed")
         async with asyncio.timeout(self._timeouts.answer_seconds):
             if target.way is Way.COPY:
-                await copy(connection, target, b"".join([r.payload for r in rows]))
+                await copy(connection, target, [cast("Payload", r.payload) for r in rows])
                 return [None] * len(rows)
-            stored = await insert(connection, target, [r.payload for r in rows], [r.rows for r in rows])
+            payloads = [cast("bytes", r.payload) for r in rows]
+            stored = await insert(connection, target, payloads, [r.rows for r in rows])
         return stored if target.way is Way.RECORDSET_RETURNING else [None] * len(rows)
 
     # ---------------------------------------------------------------- the verdict
@@ -191,19 +293,25 @@ class Slot:
             # Everybody in the batch will read this, and the words may be a trigger's about one of the rows.
             logger.info("%s cannot be written now: %s", target.table.identifier, one_line(error))
             raise Unavailable(f"SQLSTATE {getattr(error, 'sqlstate', None)}") from error
-        # The connection cannot be used again: it is lost, or in a state that nobody foresaw.
+        verdict = await self._give_up(error, len(stretch))
+        attempt.outcomes.update((index, verdict()) for index in stretch)
+        return []
+
+    async def _give_up(self, error: Exception, requests: int) -> Callable[[], SqlError]:
+        """Close a connection that is lost, or in a state that nobody foresaw; what to tell each of the requests.
+
+        Raises `Unavailable` if nothing of them can be stored.
+        """
         await self.close()
         if isinstance(error, asyncpg.InternalClientError) and "cannot switch to state" in str(error):
             # asyncpg says so before it sends what the step would send, be it the data of a COPY or an INSERT: the
             # server's last words came first, and nothing of this was stored.
             raise Unavailable("the connection to the database was closed") from error
-        if meaning is Meaning.AWAY:
-            logger.warning("connection lost while writing %d requests: %s", len(stretch), one_line(error))
-            attempt.outcomes.update((index, OutcomeUnknown()) for index in stretch)
-        else:
-            logger.error("a write failed in a way that was not foreseen", exc_info=error)
-            attempt.outcomes.update((index, SqlError("internal error")) for index in stretch)
-        return []
+        if meaning_of(error) is Meaning.AWAY:
+            logger.warning("connection lost while writing %d requests: %s", requests, one_line(error))
+            return OutcomeUnknown
+        logger.error("a write failed in a way that was not foreseen", exc_info=error)
+        return partial(SqlError, "internal error")
 
     async def _look_again(
         self, error: asyncpg.PostgresError, target: Target, attempt: _Attempt, stretch: list[int]
@@ -276,6 +384,13 @@ class _Attempt:
             return [before + after]
         middle = len(after) // 2
         return [after[middle:], after[:middle], before]
+
+
+def _is_of_one(error: Exception) -> bool:
+    """Whether an error of several batches is likely that of one of them: bad rows, a changed table, a lock."""
+    if isinstance(error, asyncpg.LockNotAvailableError):
+        return True
+    return isinstance(error, asyncpg.PostgresError) and meaning_of(error) not in (Meaning.BUSY, Meaning.AWAY)
 
 
 def _one_by_one(stretch: list[int]) -> list[list[int]]:

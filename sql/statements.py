@@ -15,6 +15,36 @@ def copy_statement(table: Table, columns: Sequence[str], *, copy_default: bool) 
     return f"copy {table.identifier} ({_list(columns)}) from stdin (format text, null E'\\{NULL}'{default})"
 
 
+def values_statement(table: Table, columns: Sequence[str]) -> str:
+    """The beginning of an INSERT of constants; `values_of` is the rest.
+
+    They reach the types' input functions just as the fields of a COPY do. But within one string of several statements
+    this writes to many tables in one round trip, which COPY cannot.
+    """
+    return f"insert into {table.identifier} ({_list(columns)}) values "
+
+
+def values_of(text: str) -> str:
+    """Rows of COPY text as lists of constants."""
+    rows = text.removesuffix("\n").replace("'", "''")
+    if "\\" in rows:
+        return ",".join([f"({','.join(map(_constant, row.split(_TAB)))})" for row in rows.split("\n")])
+    # No escape sequence, no NULL: 0.5 µs a row instead of 3 (scenario "1,000 tables").
+    return "('" + rows.replace("\t", "','").replace("\n", "'),('") + "')"
+
+
+_TAB = "\t"
+
+
+def _constant(field: str) -> str:
+    """A field of COPY text, its quotes doubled, as a constant. All escapes of our COPY text mean the same in E'…'."""
+    if field == NULL:
+        return "null"
+    if field == DEFAULT:
+        return "default"
+    return f"E'{field}'" if "\\" in field else f"'{field}'"
+
+
 def insert_statement(table: Table, columns: Sequence[str], *, returning: bool) -> str:
     """The INSERT of JSON rows; parameter $1 is a JSON array of objects.
 

@@ -7,7 +7,7 @@ from enum import Enum, auto
 from functools import cached_property
 
 from sql.catalog import Table
-from sql.statements import copy_statement, default_rows_statement, insert_statement
+from sql.statements import copy_statement, default_rows_statement, insert_statement, values_statement
 
 
 class Way(Enum):
@@ -29,6 +29,18 @@ class Target:
     columns: tuple[str, ...]
     way: Way
     copy_default: bool
+
+    @cached_property
+    def order(self) -> tuple[str, str, tuple[str, ...]]:
+        """Where it stands among targets that are written together: always in the same order, so that two
+        transactions do not wait for each other in turn.
+        """
+        return self.table.schema, self.table.name, self.columns
+
+    @cached_property
+    def values_statement(self) -> str:
+        """The beginning of the statement that writes a batch together with those of other targets."""
+        return values_statement(self.table, self.columns)
 
     @cached_property
     def statement(self) -> str:

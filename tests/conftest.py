@@ -6,6 +6,7 @@ import itertools
 import os
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from pathlib import Path
 
 import asyncpg
@@ -64,14 +65,23 @@ async def db(dsn: str) -> AsyncIterator[Connection]:
     await connection.close()
 
 
-@pytest.fixture
-def start() -> Start:
-    """Starts a service with the settings given."""
-    return run_service
+@pytest.fixture(params=["fast", "fastapi"])
+def lane(request: pytest.FixtureRequest) -> str:
+    """The way that requests with rows take. Who uses it runs twice, and must find no difference."""
+    name: str = request.param
+    return name
 
 
 @pytest.fixture
-async def headrace(dsn: str) -> AsyncIterator[Running]:
+def start(request: pytest.FixtureRequest) -> Start:
+    """Starts a service with the settings given, in the test's lane if it has one."""
+    if "lane" not in request.fixturenames:
+        return run_service
+    return partial(run_service, fast_lane=request.getfixturevalue("lane") == "fast")
+
+
+@pytest.fixture
+async def headrace(dsn: str, start: Start) -> AsyncIterator[Running]:
     """A service on the test's database. Tables that a test makes are found when they are first used."""
-    async with run_service(dsn=dsn) as running:
+    async with start(dsn=dsn) as running:
         yield running

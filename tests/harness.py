@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import httpx2
+import msgspec
 
 from service.lifespan import Service
 from service.server import Server
@@ -44,6 +47,28 @@ class Running:
         return await self.post(table, body, content_type="application/x-ndjson", **headers)
 
     @asynccontextmanager
+    async def connect(self, receive_bytes: int | None = None) -> AsyncIterator[RawConnection]:
+        """A connection for bytes as they are; with a small receive buffer if a size is given."""
+        host, port = self.server.servers[0].sockets[0].getsockname()[:2]
+        end = socket.socket()
+        end.setblocking(False)
+        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if receive_bytes is not None:
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+        await asyncio.get_running_loop().sock_connect(end, (host, port))
+        reader, writer = await asyncio.open_connection(sock=end)
+        try:
+            yield RawConnection(reader, writer)
+        finally:
+            writer.close()
+
+    async def exchange(self, *pieces: bytes) -> list[Reply]:
+        """What a connection of its own answers to these bytes, until it is closed from there."""
+        async with self.connect() as connection:
+            await connection.send(*pieces)
+            return await connection.all()
+
+    @asynccontextmanager
     async def gathering(self, db: Connection, table: str, requests: int) -> AsyncIterator[None]:
         """Requests that are sent inside share batches: the table is locked until so many of them are pending."""
         async with db.transaction():
@@ -55,6 +80,104 @@ class Running:
         """Wait until the condition holds; the test's time limit ends the wait."""
         while not condition():  # noqa: ASYNC110 - a condition of any kind has no event to wait for
             await asyncio.sleep(0.005)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One answer as it came, its date left out, which is the clock's."""
+
+    status_line: bytes
+    headers: tuple[tuple[bytes, bytes], ...]
+    body: bytes
+
+    @property
+    def status(self) -> int:
+        """The number."""
+        return int(self.status_line.split()[1])
+
+    @property
+    def is_interim(self) -> bool:
+        """Whether the real answer is still to come."""
+        return self.status < 200
+
+    @property
+    def closes(self) -> bool:
+        """Whether it says that it is the last of its connection."""
+        return (b"connection", b"close") in self.headers
+
+    @property
+    def code(self) -> str:
+        """The code of the problem; everything that is no success must have one."""
+        problem = msgspec.json.decode(self.body)
+        assert list(problem) == ["code", "message", "details", "hint"], self
+        code: str = problem["code"]
+        return code
+
+
+def replies_in(data: bytes) -> tuple[list[Reply], bytes]:
+    """The complete answers at the beginning of `data`, and what is left."""
+    replies = []
+    while b"\r\n\r\n" in data:
+        head, _, rest = data.partition(b"\r\n\r\n")
+        status_line, *lines = head.split(b"\r\n")
+        assert status_line.startswith(b"HTTP/1.1 "), data
+        headers = tuple((name, value) for name, _, value in (line.partition(b": ") for line in lines))
+        sizes = [int(value) for name, value in headers if name == b"content-length"]
+        assert len(sizes) == (status_line[9:10] != b"1"), data
+        size = sum(sizes)
+        if len(rest) < size:
+            break
+        without_date = tuple(header for header in headers if header[0] != b"date")
+        replies.append(Reply(status_line, without_date, rest[:size]))
+        data = rest[size:]
+    return replies, data
+
+
+class RawConnection:
+    """Sends bytes as they are, and reads answers."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+        self._received = b""
+
+    async def send(self, *pieces: bytes) -> None:
+        """Send the pieces, each in a packet of its own where the kernels like it."""
+        for piece in pieces:
+            self.writer.write(piece)
+            await self.writer.drain()
+
+    def half_close(self) -> None:
+        """Send nothing more, but read on."""
+        self.writer.write_eof()
+
+    def reset(self) -> None:
+        """Be gone from one moment to the next."""
+        self.writer.transport.abort()
+
+    async def next(self) -> Reply:
+        """The next answer, interim or not."""
+        while True:
+            replies, _ = replies_in(self._received)
+            if replies:
+                reply = replies[0]
+                _, _, rest = self._received.partition(b"\r\n\r\n")
+                self._received = rest[len(reply.body) :]
+                return reply
+            data = await self.reader.read(1 << 20)
+            assert data, f"closed after {self._received!r}"
+            self._received += data
+
+    async def all(self) -> list[Reply]:
+        """Everything that is answered until the server closes the connection in good order."""
+        self._received += await self.reader.read()
+        replies, rest = replies_in(self._received)
+        assert not rest, rest
+        return replies
+
+    async def closed(self) -> None:
+        """Wait until the server closes the connection, with nothing more to say."""
+        assert await self.all() == []
 
 
 @asynccontextmanager

@@ -18,6 +18,7 @@ from service.problems import Refused, body_late, body_too_large, problem_of
 from service.settings import Settings
 from sql import CatalogMissing, OutcomeUnknown, TableChanged, Unavailable
 from sql.errors import _MEANINGS, Meaning
+from tests.batching.fake_sink import FakeSink
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
@@ -143,10 +144,10 @@ def test_each_sqlstate_is_where_it_belongs(state: str) -> None:
 # -------------------------------------------------------------------- metrics
 
 
-def test_the_metrics_table_has_every_metric() -> None:
+async def test_the_metrics_table_has_every_metric() -> None:
     """Dashboards are made from the table; a name that is not exported gives an empty graph and no error."""
     metrics = Metrics()
-    metrics.watch(Batcher([], Limits(), Retry(on=OSError)))
+    metrics.watch(Batcher([FakeSink()], Limits(), Retry(on=OSError)))
     exported: list[Metric] = list(metrics.registry.collect())
     names = {metric.name + ("_total" if metric.type == "counter" else "") for metric in exported}
     assert set(re.findall(r"`(headrace_\w+)", _section(README, "Health and metrics"))) == names

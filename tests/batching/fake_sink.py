@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable, Sequence
+from typing import cast
 
-from batching import Batcher, Flush, Limits, Outcome, Retry, Submission
+from batching import Batch, Batcher, Flush, Limits, Outcome, Retry
 
 
 class FakeSink:
@@ -19,21 +20,35 @@ class FakeSink:
         self.fail_open = False
         self.bad: frozenset[bytes] = frozenset()
         self.is_open = False
+        self.shares = False
+        self.busy: frozenset[Hashable] = frozenset()
 
     async def open(self) -> None:
         if self.fail_open:
             raise ConnectionError("no database")
         self.is_open = True
 
-    async def write(self, lane: Hashable, batch: Sequence[Submission], /) -> Sequence[Outcome]:
+    def may_share(self, _lane: Hashable, /) -> bool:
+        return self.shares
+
+    async def write(self, batches: Sequence[Batch], /) -> Sequence[Sequence[Outcome] | Exception]:
+        """All or nothing, as in one transaction, but for lanes in `busy`."""
         assert self.is_open, "opened before it is used, and again after a failure"
-        self.batches.append((asyncio.get_running_loop().time(), lane, len(batch)))
-        payloads = [submission.payload for submission in batch]
+        assert self.shares or len(batches) == 1
+        now = asyncio.get_running_loop().time()
+        self.batches += [(now, batch.lane, len(batch.submissions)) for batch in batches]
+        # Taken now: whoever answers a submission meanwhile takes its payload away.
+        payloads = [[cast("bytes", submission.payload) for submission in batch.submissions] for batch in batches]
         if self.seconds:
             await asyncio.sleep(self.seconds)
         if self.fail is not None:
             self.is_open = False
             await self.fail()
+        return [self._store(batch.lane, rows) for batch, rows in zip(batches, payloads, strict=True)]
+
+    def _store(self, lane: Hashable, payloads: list[bytes]) -> Sequence[Outcome] | Exception:
+        if lane in self.busy:
+            return ConnectionError("busy")
         self.stored += [(lane, payload) for payload in payloads if payload not in self.bad]
         return [ValueError(payload) if payload in self.bad else payload for payload in payloads]
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 
 import pytest
 
 from batching import (
+    Batch,
     Closed,
     DeadlinePassed,
     Flush,
@@ -17,7 +18,6 @@ from batching import (
     QueueFull,
     Retry,
     SinkAway,
-    Submission,
 )
 from tests.batching import virtual_time
 from tests.batching.fake_sink import FakeSink, batcher_of, refuse
@@ -171,12 +171,12 @@ def test_a_lane_that_cannot_be_written_does_not_hold_up_the_others() -> None:
 
     async def main() -> None:
         class Picky(FakeSink):
-            async def write(self, lane: Hashable, batch: Sequence[Submission], /) -> Sequence[Outcome]:
-                if lane == "locked" and asyncio.get_running_loop().time() < 20:
+            async def write(self, batches: Sequence[Batch], /) -> Sequence[Sequence[Outcome] | Exception]:
+                if batches[0].lane == "locked" and asyncio.get_running_loop().time() < 20:
                     await asyncio.sleep(3)
                     self.is_open = False
                     raise TimeoutError("lock timeout")
-                return await super().write(lane, batch)
+                return await super().write(batches)
 
         first, second = Picky(), Picky()
         async with batcher_of(first, second).running(drain_seconds=1) as batcher:

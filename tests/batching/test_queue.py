@@ -3,17 +3,47 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Sequence
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from batching import Batch, Closed, DeadlinePassed, FlushCut, Limits, QueueFull, Submission, TooLarge
+from batching import Batch, Closed, DeadlinePassed, FlushCut, Limits, Outcome, QueueFull, Submission, TooLarge
 from batching.queue import Queue
 
-LIMITS = Limits(batch_rows_max=5, batch_bytes_max=50, pending_rows_max=20, pending_bytes_max=200)
-LANES = ("a", "b", "c")
+LIMITS = Limits(
+    batch_rows_max=5,
+    batch_bytes_max=50,
+    pending_rows_max=20,
+    pending_bytes_max=200,
+    small_rows_max=3,
+    small_bytes_max=30,
+    lanes_max=2,
+)
+LANES = ("a", "b", "c", "d")
+SHARING = frozenset("abc")
+
+
+def is_small(submissions: Sequence[Submission]) -> bool:
+    """Whether they make up a small batch."""
+    rows, size = sum(s.rows for s in submissions), sum(s.size for s in submissions)
+    return rows <= LIMITS.small_rows_max and size <= LIMITS.small_bytes_max
+
+
+class Told(Submission):
+    """A submission that tells a function."""
+
+    def __init__(
+        self, payload: object, size: int, rows: int, deadline: float, told: Callable[[Outcome], object]
+    ) -> None:
+        super().__init__(payload, size, rows, deadline)
+        self.told = told
+
+    def answer(self, outcome: Outcome) -> None:
+        """Tell it."""
+        self.told(outcome)
 
 
 class QueueLaws(RuleBasedStateMachine):
@@ -21,7 +51,7 @@ class QueueLaws(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.queue = Queue(LIMITS)
+        self.queue = Queue(LIMITS, SHARING.__contains__)
         self.answers: Counter[int] = Counter()
         self.outcomes: dict[int, object] = {}
         self.waiting: dict[str, list[Submission]] = {lane: [] for lane in LANES}  # the model
@@ -31,6 +61,7 @@ class QueueLaws(RuleBasedStateMachine):
         self.paused: dict[str, int] = {}
         self.failures: Counter[str] = Counter()
         self.on_trial: set[str] = set()
+        self.soon_done: dict[str, bool] = {}
         self.clock = 0
 
     def _pending(self) -> list[Submission]:
@@ -50,7 +81,7 @@ class QueueLaws(RuleBasedStateMachine):
             self.answers[number] += 1
             self.outcomes[number] = outcome
 
-        submission = Submission(b"x" * size, rows, deadline, answer)
+        submission = Told(b"x" * size, size, rows, deadline, answer)
         pending = self._pending()
         try:
             self.queue.put(lane, submission)
@@ -59,47 +90,71 @@ class QueueLaws(RuleBasedStateMachine):
         except QueueFull:
             assert (
                 sum(s.rows for s in pending) + rows > LIMITS.pending_rows_max
-                or sum(len(s.payload) for s in pending) + size > LIMITS.pending_bytes_max
+                or sum(s.size for s in pending) + size > LIMITS.pending_bytes_max
             )
         else:
             self.numbers[submission] = number
             self.waiting[lane].append(submission)
 
-    @precondition(lambda self: len(self.in_batches) < 3)
+    def _patient(self) -> set[str]:
+        """Lanes that wait for a small batch that is being written, unless they were due when they held more."""
+        return {
+            lane
+            for lane, rest in self.waiting.items()
+            if lane in self.soon_done and not self.failures[lane] and is_small(rest)
+        }
+
+    @precondition(lambda self: len(self.in_batches) < 6)
     @rule()
     def take(self) -> None:
-        batch = self.queue.take()
         held = self.paused.keys() | self.on_trial
         ready = {lane for lane, rest in self.waiting.items() if rest and lane not in held}
-        if batch is None:
-            assert not ready
-            return
-        assert batch.lane in ready, "no lane that pauses, no second batch of one that is on trial"
-        assert batch.failures == self.failures[str(batch.lane)]
-        if batch.failures:
-            self.on_trial.add(str(batch.lane))
-        lane = self.waiting[str(batch.lane)]
-        taken = list(batch.submissions)
-        assert taken
-        assert lane[: len(taken)] == taken, "the oldest first, in order"
-        assert batch.rows == sum(s.rows for s in taken)
-        assert batch.size == sum(len(s.payload) for s in taken)
-        fits = batch.rows <= LIMITS.batch_rows_max and batch.size <= LIMITS.batch_bytes_max
-        assert fits or len(taken) == 1, "only what is too large alone may exceed a batch"
-        del lane[: len(taken)]
-        self.in_batches.append(batch)
-        self.turns_missed[str(batch.lane)] = 0
+        due = ready - self._patient()
+        batches = self.queue.take()
+        assert batches or not due
+        lanes = [str(batch.lane) for batch in batches]
+        assert len(set(lanes)) == len(lanes) <= LIMITS.lanes_max
+        if len(batches) > 1:
+            assert all(lane in SHARING and not self.failures[lane] for lane in lanes)
+            assert is_small([s for batch in batches for s in batch.submissions])
+        for batch in batches:
+            self._check_batch(batch, ready)
         for other, rest in self.waiting.items():
-            if rest and other != batch.lane and other not in held:
+            if rest and other not in lanes and other in due and batches:
                 self.turns_missed[other] += 1
                 assert self.turns_missed[other] < 2 * len(LANES), "every lane has its turn"
+
+    def _check_batch(self, batch: Batch, ready: set[str]) -> None:
+        lane = str(batch.lane)
+        assert lane in ready, "no lane that pauses, no second batch of one that is on trial"
+        assert batch.failures == self.failures[lane]
+        if batch.failures:
+            self.on_trial.add(lane)
+        waiting = self.waiting[lane]
+        taken = list(batch.submissions)
+        assert taken
+        assert waiting[: len(taken)] == taken, "the oldest first, in order"
+        assert batch.rows == sum(s.rows for s in taken)
+        assert batch.size == sum(s.size for s in taken)
+        fits = batch.rows <= LIMITS.batch_rows_max and batch.size <= LIMITS.batch_bytes_max
+        assert fits or len(taken) == 1, "only what is too large alone may exceed a batch"
+        del waiting[: len(taken)]
+        if is_small(taken):
+            self.soon_done[lane] = False
+        self.in_batches.append(batch)
+        self.turns_missed[lane] = 0
+
+    def _land(self, batch: Batch) -> None:
+        if batch.failures:
+            self.on_trial.discard(str(batch.lane))
+        if is_small(batch.submissions):
+            self.soon_done.pop(str(batch.lane), None)
 
     @precondition(lambda self: self.in_batches)
     @rule(data=st.data())
     def settle(self, data: st.DataObject) -> None:
         batch = self.in_batches.pop(data.draw(st.integers(0, len(self.in_batches) - 1)))
-        if batch.failures:
-            self.on_trial.discard(str(batch.lane))
+        self._land(batch)
         self.failures[str(batch.lane)] = 0
         outcomes = [None if data.draw(st.booleans()) else ValueError() for _ in batch.submissions]
         self.queue.settle(batch, outcomes)
@@ -114,8 +169,7 @@ class QueueLaws(RuleBasedStateMachine):
         pause = self.clock + 5 if data.draw(st.booleans()) else None
         self.queue.give_back(batch, ConnectionError(), pause)
         lane = str(batch.lane)
-        if batch.failures:
-            self.on_trial.discard(lane)
+        self._land(batch)
         self.failures[lane] = max(self.failures[lane], batch.failures) + 1
         self.paused.pop(lane, None)
         if pause is not None:
@@ -139,6 +193,7 @@ class QueueLaws(RuleBasedStateMachine):
     def resume(self, seconds: int) -> None:
         self.clock += seconds
         self.queue.resume(self.clock)
+        self.soon_done = {lane: True for lane, before in self.soon_done.items() if not before}
         self.paused = {lane: until for lane, until in self.paused.items() if until > self.clock}
 
     @rule(now=st.integers(0, 100))
@@ -165,10 +220,10 @@ class QueueLaws(RuleBasedStateMachine):
         assert statistics.lanes == sum(1 for lane in self.waiting.values() if lane)
         assert statistics.waiting_submissions == len(waiting)
         assert statistics.waiting_rows == sum(s.rows for s in waiting)
-        assert statistics.waiting_bytes == sum(len(s.payload) for s in waiting)
+        assert statistics.waiting_bytes == sum(s.size for s in waiting)
         assert statistics.pending_submissions == len(pending)
         assert statistics.pending_rows == sum(s.rows for s in pending) <= LIMITS.pending_rows_max
-        assert statistics.pending_bytes == sum(len(s.payload) for s in pending) <= LIMITS.pending_bytes_max
+        assert statistics.pending_bytes == sum(s.size for s in pending) <= LIMITS.pending_bytes_max
 
     @invariant()
     def each_is_answered_once_and_not_before_its_end(self) -> None:
@@ -195,8 +250,8 @@ def test_a_closed_queue_takes_nothing() -> None:
     queue = Queue(LIMITS)
     queue.closed = True
     with pytest.raises(Closed):
-        queue.put("a", Submission(b"", 1, 1, lambda _: None))
-    assert queue.take() is None
+        queue.put("a", Told(b"", 0, 1, 1, lambda _: None))
+    assert queue.take() == []
 
 
 def test_an_answer_that_raises_harms_no_other(caplog: pytest.LogCaptureFixture) -> None:
@@ -207,10 +262,9 @@ def test_an_answer_that_raises_harms_no_other(caplog: pytest.LogCaptureFixture) 
         raise RuntimeError("a bug in whoever asked")
 
     queue = Queue(LIMITS)
-    queue.put("a", Submission(b"", 1, 1, broken))
-    queue.put("a", Submission(b"", 1, 1, answered.append))
-    batch = queue.take()
-    assert batch is not None
+    queue.put("a", Told(b"", 0, 1, 1, broken))
+    queue.put("a", Told(b"", 0, 1, 1, answered.append))
+    (batch,) = queue.take()
     queue.settle(batch, ["first", "second"])
     assert answered == ["second"]
     assert "a bug in whoever asked" in caplog.text
@@ -220,10 +274,9 @@ def test_a_sink_that_miscounts_leaves_nobody_waiting(caplog: pytest.LogCaptureFi
     """Each submission gets an answer even from a sink that forgot one: that nobody knows."""
     answered: list[object] = []
     queue = Queue(LIMITS)
-    queue.put("a", Submission(b"", 1, 1, answered.append))
-    queue.put("a", Submission(b"", 1, 1, answered.append))
-    batch = queue.take()
-    assert batch is not None
+    queue.put("a", Told(b"", 0, 1, 1, answered.append))
+    queue.put("a", Told(b"", 0, 1, 1, answered.append))
+    (batch,) = queue.take()
     queue.settle(batch, [None])
     assert [type(outcome) for outcome in answered] == [FlushCut, FlushCut]
     assert "1 outcomes for 2 submissions" in caplog.text
@@ -232,19 +285,18 @@ def test_a_sink_that_miscounts_leaves_nobody_waiting(caplog: pytest.LogCaptureFi
 def test_an_answered_submission_holds_no_memory() -> None:
     """A client that keeps its request object must not keep its rows."""
     queue = Queue(LIMITS)
-    submission = Submission(b"x" * 10, 1, 1, lambda _: None)
+    submission = Told(b"x" * 10, 10, 1, 1, lambda _: None)
     queue.put("a", submission)
-    batch = queue.take()
-    assert batch is not None
+    (batch,) = queue.take()
     queue.settle(batch, [None])
-    assert submission.payload == b""
+    assert submission.payload is None
 
 
 def test_an_answer_may_withdraw_others() -> None:
     """Answers run foreign code, which may change the queue while it is being gone through."""
     queue = Queue(LIMITS)
-    second = Submission(b"", 1, 1, lambda _: pytest.fail("it was withdrawn"))
-    first = Submission(b"", 1, 1, lambda _: queue.withdraw(second))
+    second = Told(b"", 0, 1, 1, lambda _: pytest.fail("it was withdrawn"))
+    first = Told(b"", 0, 1, 1, lambda _: queue.withdraw(second))
     queue.put("a", first)
     queue.put("a", second)
     queue.expire(now=5)

@@ -8,6 +8,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,8 @@ from pathlib import Path
 
 import httpx2
 import pytest
+
+from service.embedded import EmbeddedPostgres
 
 HEADRACE = str(Path(sys.executable).parent / "headrace")
 EVENT = {"device_id": "pump-7", "ts": "2026-11-21T10:00:00Z"}
@@ -238,3 +241,28 @@ def test_a_port_that_is_taken(start: Callable[..., Process]) -> None:
     wait_until(lambda: "address already in use" in second.output.lower())
     assert "Traceback" not in second.output
     assert postmaster(second.folder) is None
+
+
+def test_another_program_has_the_fast_lane_too(postgres: EmbeddedPostgres, tmp_path: Path) -> None:
+    """`uvicorn.run` with the app and the protocol by name: what gunicorn's workers do as well."""
+    program = """
+        import uvicorn
+        from service.protocol import Protocol
+
+        Protocol._hand_over = None  # who uses the other lane fails
+        uvicorn.run("service.app:app", http="service.protocol:Protocol", port=0, log_level="info")
+    """
+    child = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        cwd=tmp_path,
+        env={**os.environ, "HEADRACE_DSN": postgres.dsn},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stderr is not None
+    url = next(match[1] for line in child.stderr if (match := re.search(r"running on (\S+)", line)))
+    response = httpx2.post(f"{url}/rest/v1/no_such_table", json={})
+    assert (response.status_code, response.json()["code"]) == (404, "PGRST205")
+    child.send_signal(signal.SIGTERM)
+    _, rest = child.communicate(timeout=30)
+    assert "Traceback" not in rest

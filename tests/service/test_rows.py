@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from tests.harness import Connection, Running, Start, rows_of
+
+pytestmark = pytest.mark.usefixtures("lane")
 
 EVENTS = """
 create table events (

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import asyncpg
 import pytest
 
 import sql.codec
+from sql import Rows, Slot, Target
 from tests.harness import Connection, Running
 
 RECORDSET = "return=representation"
 """The `Prefer` header that makes a row of any table go the recordset way."""
 
-WAYS = {"recordset": {"prefer": RECORDSET}, "copy": {}, "compiled": {}}
-"""The ways that a row can go, with the headers for it: the recordset, COPY value by value, by generated functions."""
+WAYS = {"recordset": {"prefer": RECORDSET}, "copy": {}, "compiled": {}, "together": {}}
+"""The ways that a row can go, with the headers for it: the recordset, COPY value by value, by generated functions, and
+the INSERT of constants by which batches for several tables are written together.
+"""
 
 Outcomes = dict[str, str | None]
 """JSON source of a value → the text of what was stored (None is NULL), or `"error …"` with the SQLSTATE."""
@@ -63,6 +67,8 @@ class Oracle:
         errors: Outcomes = {}
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sql.codec, "_COMPILE_AFTER_ROWS", 10**9 if way == "copy" else 1)
+            if way == "together":
+                patch.setattr(Slot, "_store", _store_together)
             if way == "compiled":
                 assert (await self._headrace.post(table, _row(-1, "null").encode())).status_code == 201
             good = f"[{','.join(row for value, row in rows.items() if value not in alone)}]"
@@ -76,6 +82,27 @@ class Oracle:
     async def _stored(self, table: str, values: Sequence[str]) -> Outcomes:
         records = await self._db.fetch(f"select id, v::text from {table} where id >= 0")
         return {values[record["id"]]: record["v"] for record in records}
+
+
+_store = Slot._store
+
+
+@dataclass
+class _Batch:
+    lane: Target
+    submissions: Sequence[Rows]
+
+
+async def _store_together(slot: Slot, target: Target, rows: Sequence[Rows]) -> Sequence[object]:
+    """A batch alone, as if it were one of several. What is bad is judged by COPY, and must be bad for that as well."""
+    if not slot.may_share(target):
+        return await _store(slot, target, rows)
+    try:
+        await slot._store_together([_Batch(target, rows)])
+    except asyncpg.PostgresError:
+        await _store(slot, target, rows)
+        pytest.fail("COPY takes what the INSERT does not")
+    return [None] * len(rows)
 
 
 def _row(number: int, value: str) -> str:

@@ -58,7 +58,8 @@ def unescaped(field: str) -> str | None:
 
 def rows(encoded: Encoded) -> list[dict[str, str | None]]:
     """What PostgreSQL would read: the text of each column, None for NULL."""
-    text = encoded.payload.decode()
+    payload = encoded.payload
+    text = (payload if isinstance(payload, bytes) else b"".join(payload)).decode()
     assert text.endswith("\n") or not text
     lines = text.split("\n")[:-1]
     assert len(lines) == encoded.rows

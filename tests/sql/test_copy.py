@@ -36,7 +36,7 @@ async def copy_in(connection: Connection, statement: str, of: Iterable[bytes]) -
 async def test_rows_are_committed_when_copy_returns(db: Connection, dsn: str) -> None:
     """The answer 201 is sent on the strength of this."""
     await db.execute("create table t (a int, b text)")
-    await copy(db, await target(db, "a", "b"), b"1\tx\n2\t\\N\n")
+    await copy(db, await target(db, "a", "b"), [b"1\tx\n2\t\\N\n"])
     other = await asyncpg.connect(dsn)
     assert await rows_of(other, "select * from t order by a") == [(1, "x"), (2, None)]
     await other.close()
@@ -45,7 +45,7 @@ async def test_rows_are_committed_when_copy_returns(db: Connection, dsn: str) ->
 async def test_columns_may_be_some_in_any_order(db: Connection) -> None:
     """The statement names them, so that the order of the table does not matter and defaults work."""
     await db.execute("create table t (a int, b text default 'x', c int)")
-    await copy(db, await target(db, "c", "a"), b"1\t2\n")
+    await copy(db, await target(db, "c", "a"), [b"1\t2\n"])
     assert await rows_of(db, "select * from t") == [(2, "x", 1)]
 
 
@@ -54,9 +54,9 @@ async def test_a_bad_row_leaves_nothing_and_the_connection_usable(db: Connection
     await db.execute("create table t (a int)")
     aim = await target(db, "a")
     with pytest.raises(asyncpg.InvalidTextRepresentationError):
-        await copy(db, aim, b"1\nx\n3\n")
+        await copy(db, aim, [b"1\nx\n3\n"])
     assert await db.fetchval("select count(*) from t") == 0
-    await copy(db, aim, b"1\n3\n")
+    await copy(db, aim, [b"1\n3\n"])
     assert await db.fetchval("select count(*) from t") == 2
 
 
@@ -115,7 +115,7 @@ async def test_a_connection_that_is_known_to_be_lost_is_refused(db: Connection, 
     await lost.wait()
     assert connection.is_closed()
     with pytest.raises(asyncpg.InterfaceError, match="closed"):
-        await copy(connection, aim, b"1\n")
+        await copy(connection, aim, [b"1\n"])
 
 
 async def test_a_connection_lost_meanwhile_is_doubt(db: Connection, dsn: str) -> None:
@@ -126,7 +126,7 @@ async def test_a_connection_lost_meanwhile_is_doubt(db: Connection, dsn: str) ->
     aim = await target(connection, "a")
     async with db.transaction():
         await db.execute("lock table t")
-        copying = asyncio.create_task(copy(connection, aim, b"1\n"))
+        copying = asyncio.create_task(copy(connection, aim, [b"1\n"]))
         waiting = "select wait_event_type = 'Lock' from pg_stat_activity where pid = $1"
         while not await db.fetchval(waiting, pid):
             pass
@@ -152,7 +152,7 @@ async def test_the_marker_asks_for_the_default_of_that_row(db: Connection) -> No
     aim = await target(db, "a", "b", "c", "d", "e", "f")
     if not aim.copy_default:
         pytest.skip("COPY knows DEFAULT since PostgreSQL 16")
-    await copy(db, aim, b"\\D\t\\D\t\\D\t\\D\t\\D\t\\D\n1\t\\\\D\t\\D\t9\t\\N\t\\\\N\n\\N\tD\t5\t\\D\t\\D\tN\n")
+    await copy(db, aim, [b"\\D\t\\D\t\\D\t\\D\t\\D\t\\D\n1\t\\\\D\t\\D\t9\t\\N\t\\\\N\n\\N\tD\t5\t\\D\t\\D\tN\n"])
     assert await rows_of(db, "select a, b, c, d, e is not null, f, g from t") == [
         (7, "d", 1, 1, True, "\\N", 14),
         (1, "\\D", 2, 9, False, "\\N", 2),
@@ -167,7 +167,7 @@ async def test_the_marker_is_refused_where_there_is_no_default(db: Connection) -
     if not aim.copy_default:
         pytest.skip("COPY knows DEFAULT since PostgreSQL 16")
     with pytest.raises(asyncpg.BadCopyFileFormatError, match="default marker"):
-        await copy(db, aim, b"\\D\n")
+        await copy(db, aim, [b"\\D\n"])
 
 
 async def test_before_the_marker_there_is_no_option_for_it(db: Connection) -> None:
@@ -181,7 +181,7 @@ async def test_before_the_marker_there_is_no_option_for_it(db: Connection) -> No
 async def test_backslashes_are_backslashes_whatever_the_setting(db: Connection) -> None:
     """A marker that loses its backslash is the letter N, and every text `N` would be stored as NULL."""
     await db.execute("create table t (a text); set standard_conforming_strings = off")
-    await copy(db, await target(db, "a"), b"N\nD\n\\N\n\\\\N\n")
+    await copy(db, await target(db, "a"), [b"N\nD\n\\N\n\\\\N\n"])
     assert await rows_of(db, "select a from t") == [("N",), ("D",), (None,), ("\\N",)]
 
 
@@ -189,5 +189,5 @@ async def test_names_are_quoted(db: Connection) -> None:
     """A name is data, too."""
     await db.execute('create table "a""b\\; drop table t; --" ("x"", y" int, "select" text)')
     aim = await target(db, 'x", y', "select", table='a"b\\; drop table t; --')
-    await copy(db, aim, b"1\ta\n")
+    await copy(db, aim, [b"1\ta\n"])
     assert await rows_of(db, f"select * from {aim.table.identifier}") == [(1, "a")]

@@ -86,7 +86,7 @@ async def test_a_change_of_the_table_is_recognised(db: Connection) -> None:
     ):
         await db.execute(change)
         with pytest.raises(asyncpg.PostgresError) as info:
-            await copy(db, target, b"1\t2\n")
+            await copy(db, target, [b"1\t2\n"])
         assert meaning_of(info.value) is Meaning.TABLE_CHANGED, change
 
 
@@ -303,6 +303,6 @@ async def test_lines_are_found_in_what_postgresql_really_says(db: Connection) ->
         columns = ("a", "b") if "b int)" in case.table else ("a",)
         target = Target(catalog.tables["public", case.name], columns, Way.COPY, catalog.copy_default)
         with pytest.raises(asyncpg.PostgresError) as info:
-            await copy(db, target, case.payload)
+            await copy(db, target, [case.payload])
         assert (info.value.sqlstate, line_of(info.value, case.name)) == (case.state, case.found), what
         await db.execute(f"drop table {quoted}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import asyncpg
@@ -18,6 +19,22 @@ class Request:
 
     payload: bytes
     rows: int = 1
+
+
+@dataclass
+class Batch:
+    """What a slot knows of a batch."""
+
+    lane: Target
+    submissions: Sequence[Request]
+
+
+async def write(slot: Slot, target: Target, requests: Sequence[Request]) -> Sequence[object]:
+    """The outcomes of one batch."""
+    (result,) = await slot.write([Batch(target, requests)])
+    if isinstance(result, Exception):
+        raise result
+    return result
 
 
 async def broken() -> Catalog:
@@ -51,7 +68,7 @@ async def test_a_bug_on_the_way_to_the_verdict_writes_nothing_twice(
         return await store(target, rows)  # type: ignore[arg-type]
 
     slot._store = store_then_change  # type: ignore[method-assign,assignment]
-    outcomes = await slot.write(target, [Request(b"1\n"), Request(b"1\n"), Request(b"7\n"), Request(b"1\n")])
+    outcomes = await write(slot, target, [Request(b"1\n"), Request(b"1\n"), Request(b"7\n"), Request(b"1\n")])
     assert outcomes[:2] == [None, None]
     assert [type(outcome) for outcome in outcomes[2:]] == [SqlError, SqlError]
     assert "ZeroDivisionError" in caplog.text
@@ -73,7 +90,7 @@ async def test_the_newest_catalog_judges_a_changed_table(db: Connection, dsn: st
         await db.execute("create table t (n int, m int)")
         target = await target_of(db, "n")
         await db.execute(change)
-        (outcome,) = await slot.write(target, [Request(b"1\n")])
+        (outcome,) = await write(slot, target, [Request(b"1\n")])
         assert isinstance(outcome, kind)
         assert not isinstance(outcome, Rejected) or outcome.fault.code == code
     await slot.close()
@@ -84,7 +101,7 @@ async def test_a_closed_connection_is_no_unknown_outcome(db: Connection, dsn: st
     await db.execute("create table t (n int)")
     slot = Slot(dsn, Timeouts(), broken)
     with pytest.raises(Unavailable):
-        await slot.write(await target_of(db, "n"), [Request(b"1\n")])
+        await write(slot, await target_of(db, "n"), [Request(b"1\n")])
 
 
 async def test_a_silent_server_is_given_up(db: Connection, dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,10 +112,10 @@ async def test_a_silent_server_is_given_up(db: Connection, dsn: str, monkeypatch
     await slot.open()
     async with db.transaction():
         await db.execute("lock table t in exclusive mode")
-        (outcome,) = await slot.write(await target_of(db, "n"), [Request(b"1\n")])
+        (outcome,) = await write(slot, await target_of(db, "n"), [Request(b"1\n")])
         assert isinstance(outcome, OutcomeUnknown)
     await slot.open()
-    assert await slot.write(await target_of(db, "n"), [Request(b"2\n")]) == [None]
+    assert await write(slot, await target_of(db, "n"), [Request(b"2\n")]) == [None]
     await slot.close()
 
 
@@ -111,8 +128,8 @@ async def test_time_outs_are_enforced_by_the_server(db: Connection, dsn: str) ->
     async with db.transaction():
         await db.execute("lock table t in exclusive mode")
         with pytest.raises(Unavailable, match="55P03"):
-            await slot.write(target, [Request(b"1\n")])
-    assert await slot.write(target, [Request(b"2\n")]) == [None]
+            await write(slot, target, [Request(b"1\n")])
+    assert await write(slot, target, [Request(b"2\n")]) == [None]
     assert await rows_of(db, "select n from t") == [(2,)]
     await slot.close()
 

@@ -1,0 +1,57 @@
+"""What is compared, as data: how each is started and what it is called.
+
+In a command, {python} is this interpreter, {bin} its folder, {port} the port to listen on. Each finds the database in
+its environment.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from bench.processes import BIN
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """A server that takes `POST /rest/v1/events`, or (without `serves`) a command that loads a file by itself."""
+
+    name: str
+    title: str
+    command: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    serves: bool = True
+    stores: bool = True
+    metrics: bool = False
+
+    def arguments(self, port: int) -> list[str]:
+        """The command to run."""
+        return [part.format(python=sys.executable, bin=BIN, port=port) for part in self.command]
+
+    def variables(self, dsn: str) -> dict[str, str]:
+        """Its environment: ours, but with the service's own settings at their defaults."""
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("HEADRACE_")}
+        return {**inherited, "BENCH_DSN": dsn, "HEADRACE_DSN": dsn, **self.environment} if self.stores else inherited
+
+
+_HEADRACE = ("{bin}/headrace", "serve", "--port", "{port}")
+
+CONTENDERS = {
+    contender.name: contender
+    for contender in (
+        Contender("story", "FastAPI + SQLAlchemy", ("{python}", "-m", "bench.baselines.story", "{port}")),
+        Contender(
+            "fastapi-asyncpg", "FastAPI + asyncpg", ("{python}", "-m", "bench.baselines.fastapi_asyncpg", "{port}")
+        ),
+        Contender(
+            "headrace-fastapi", "Headrace, FastAPI lane", _HEADRACE, {"HEADRACE_FAST_LANE": "false"}, metrics=True
+        ),
+        Contender("headrace", "Headrace", _HEADRACE, {"HEADRACE_FAST_LANE": "true"}, metrics=True),
+        Contender(
+            "floor", "floor (stores nothing)", ("{python}", "-m", "bench.baselines.floor", "{port}"), stores=False
+        ),
+        Contender("psql-copy", "psql \\copy", ("{python}", "-m", "bench.baselines.psql_copy"), serves=False),
+    )
+}

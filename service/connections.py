@@ -1,0 +1,58 @@
+"""All open connections, and how long each may take for what it is doing.
+
+Owns the limits that uvicorn does not have, and the one timer that enforces those in time. Must not know HTTP.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import anyio
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionLimits:
+    """What one connection may send and how long it may take. Sizes are bytes; the head is all before the body."""
+
+    head_bytes_max: int
+    url_bytes_max: int
+    headers_max: int
+    head_seconds_max: float
+    keep_alive_seconds: float
+    send_seconds_max: float
+
+
+class Connection(Protocol):
+    """What is asked at each tick."""
+
+    def tick(self, seconds: float) -> None:
+        """So many seconds have passed since the last tick."""
+
+
+class Connections:
+    """Open connections. A timer for each request would cost 1 µs to arm and cancel; one for all costs nothing."""
+
+    _TICK_SECONDS_MAX = 0.25
+
+    def __init__(self, limits: ConnectionLimits) -> None:
+        self.limits = limits
+        self._open: set[Connection] = set()
+
+    def add(self, connection: Connection) -> None:
+        """It is open."""
+        self._open.add(connection)
+
+    def discard(self, connection: Connection) -> None:
+        """It is closed."""
+        self._open.discard(connection)
+
+    async def run(self) -> None:
+        """Tick. Runs until it is cancelled."""
+        limits = self.limits
+        shortest = min(limits.head_seconds_max, limits.keep_alive_seconds, limits.send_seconds_max)
+        tick = min(self._TICK_SECONDS_MAX, shortest / 4)
+        while True:
+            await anyio.sleep(tick)
+            for connection in tuple(self._open):
+                connection.tick(tick)
