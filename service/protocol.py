@@ -10,14 +10,14 @@ import asyncio
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, cast
 
-import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.utils import get_client_addr, get_path_with_query_string
 
+from service.framing import BLANK_LINE, Framing
 from service.heads import Known
 from service.lifespan import STATE, Service
 from service.posting import SWALLOWED_BYTES_MAX, Posting
-from service.problems import MALFORMED_HTTP, Answer, Problem, Refused, head_late
+from service.problems import Answer, Problem, Refused, head_late
 from service.wire import CONTINUE
 
 if TYPE_CHECKING:
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from uvicorn.server import ServerState
 
     from service.heads import Head
-
-_BLANK_LINE = b"\r\n\r\n"
-"""The end of a head, and of a chunked body."""
 
 _LINGER_SECONDS = 2.0
 """After an answer that came early: closing while the client still sends would make its kernel drop the answer."""
@@ -39,9 +36,6 @@ _LINGER_SECONDS_AT_THE_END = 0.5
 
 _GRACE_SECONDS = 1.0
 """What knows more about a request has so much longer to end it in a better way."""
-
-_FRAMING_BYTES = 12
-"""What a chunk takes beside its data: eight digits of its size, two line ends."""
 
 _NONE: dict[bytes, Known] = {}
 
@@ -75,6 +69,7 @@ class Protocol(HttpToolsProtocol):
         self._ingest = service.ingest
         self._connections = service.connections
         self._heads = service.heads
+        self._framing = Framing(service.heads)
         self._known = _NONE if config.limit_concurrency else service.heads.known
         self._wire = service.wire
         self._is_fast = service.settings.fast_lane
@@ -93,19 +88,6 @@ class Protocol(HttpToolsProtocol):
         self._handed_over = False  # whether it is uvicorn's
         self._answered_early = False
         self._swallowed = 0
-        self._source = b""  # the head as it came
-        # What the parser has found, and where in it we are.
-        self._url = b""
-        self._raw_headers: list[tuple[bytes, bytes]] = []
-        self._pieces: list[bytes] = []
-        self._begun = False
-        self._found_head = False
-        self._found_end = False
-        self._keep_alive = True
-        self._left = 0
-        self._tail = b""
-        self._seen_pieces = 0
-        self._between = 0  # bytes that are neither body nor what it takes to frame it
 
     # ---------------------------------------------------------------- called by the event loop
 
@@ -132,10 +114,10 @@ class Protocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes, cut anywhere."""
-        if self._at is _HEAD and not self._source and not self.flow.write_paused:
+        if self._at is _HEAD and not self._framing.source and not self.flow.write_paused:
             # The usual case: a whole request, with a head that has been seen before. Without a task, an ASGI scope and
             # a parser it costs a third (scenario "one row").
-            end = data.find(_BLANK_LINE) + 4
+            end = data.find(BLANK_LINE) + 4
             known = self._known.get(data[:end])
             if known is not None and known.body_size == len(data) - end and known.version == self._ingest.version:
                 self._at = _ANSWER
@@ -174,7 +156,7 @@ class Protocol(HttpToolsProtocol):
             return
         self._blocked_seconds = 0.0
         match self._at:
-            case _At.HEAD if self._begun:  # before it there may be empty lines (RFC 9112 section 2.2)
+            case _At.HEAD if self._framing.has_begun:  # before it there may be empty lines (RFC 9112 section 2.2)
                 if self._seconds >= limits.head_seconds_max:
                     self._refuse(head_late(limits.head_seconds_max))
             case _At.HEAD:
@@ -184,36 +166,6 @@ class Protocol(HttpToolsProtocol):
                 self.transport.abort()  # a body that nobody waits for; a posting in FastAPI's lane has answered by now
             case _At.END if self._seconds >= (_LINGER_SECONDS_AT_THE_END if self._last else _LINGER_SECONDS):
                 self.transport.abort()
-
-    # ---------------------------------------------------------------- called by the parser: noted, acted on in `_feed`
-
-    def on_message_begin(self) -> None:
-        """A request begins."""
-        self._begun = True
-        self._seconds = 0.0
-        self._url = b""
-        self._raw_headers = []
-
-    def on_url(self, url: bytes) -> None:
-        """A piece of the URL."""
-        self._url += url
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """A header line."""
-        self._raw_headers.append((name.lower(), value))
-
-    def on_headers_complete(self) -> None:
-        """The head is complete."""
-        self._found_head = True
-        self._keep_alive = self.parser.should_keep_alive()  # the parser forgets it with the end of the request
-
-    def on_body(self, body: bytes) -> None:
-        """A piece of the body."""
-        self._pieces.append(body)
-
-    def on_message_complete(self) -> None:
-        """The request is complete."""
-        self._found_end = True
 
     # ---------------------------------------------------------------- from bytes to requests
 
@@ -225,9 +177,15 @@ class Protocol(HttpToolsProtocol):
         data, self._rest = self._rest, b""
         at, size = 0, len(data)
         while at < size and self._at in (_HEAD, _BODY) and not self.flow.write_paused:
-            cut = self._next_cut(data, at)
-            self._feed(data[at:cut])
-            at = cut
+            start, had_begun = at, self._framing.has_begun
+            try:
+                at = self._framing.take(data, at)
+            except Refused as error:
+                self._refuse(error.problem)
+            else:
+                if self._framing.has_begun and not had_begun:
+                    self._seconds = 0.0
+                self._found(at - start)
         self._consuming = False
         if self._at is _BODY:
             self._take_pieces()
@@ -239,89 +197,23 @@ class Protocol(HttpToolsProtocol):
         elif not self._handed_over:
             self.flow.resume_reading()
 
-    def _next_cut(self, data: bytes, at: int) -> int:
-        """Where the head or the body may end in which `at` is: what is behind that is another request."""
-        if self._at is _BODY and self._head is not None and self._head.body_size is not None:
-            return min(len(data), at + self._left)
-        if self._tail:
-            seam = (self._tail + data[at : at + 3]).find(_BLANK_LINE)
-            if seam >= 0:
-                return at + seam + 4 - len(self._tail)
-        end = data.find(_BLANK_LINE, at)
-        return len(data) if end < 0 else end + 4
+    def _found(self, size: int) -> None:
+        """Act on what so many more bytes have brought."""
+        framing = self._framing
+        if self._at is _HEAD and framing.head is not None:
+            self._begin(framing.head)
+        if self._at is not _BODY:
+            return
+        if framing.is_complete:
+            self._complete()
+        elif self._answered_early:
+            self._swallowed += size
+            if self._swallowed > SWALLOWED_BYTES_MAX:
+                self._close(linger=True)
 
-    def _feed(self, piece: bytes) -> None:
-        """Parse a piece that lies within one request, and act on what was found."""
-        try:
-            try:
-                self.parser.feed_data(piece)
-            except httptools.HttpParserUpgrade:
-                self._ignore_upgrade()
-            self._tail = (self._tail + piece[-3:])[-3:]
-            if self._at is _BODY:
-                self._left -= len(piece)
-                self._check_between(len(piece))
-            else:
-                self._source += piece
-                self._heads.check_size(len(self._source), self._url, len(self._raw_headers))
-                if self._found_head:
-                    self._begin()
-        except Refused as error:
-            self._refuse(error.problem)
-        except httptools.HttpParserError:
-            self.logger.warning("Invalid HTTP request received.")
-            self._refuse(MALFORMED_HTTP)
-        else:
-            if self._found_end:
-                self._complete()
-            elif self._answered_early:
-                self._swallowed += len(piece)
-                if self._swallowed > SWALLOWED_BYTES_MAX:
-                    self._close(linger=True)
-
-    def _check_between(self, size: int) -> None:
-        """Refuse what grows between the pieces of a chunked body or behind it: extensions, trailers."""
-        found = self._pieces[self._seen_pieces :]
-        self._seen_pieces += len(found)
-        self._between = max(0, self._between + size - sum(map(len, found)) - _FRAMING_BYTES * len(found))
-        self._heads.check_size(self._between, b"", len(self._raw_headers))
-
-    def _ignore_upgrade(self) -> None:
-        """Nobody need upgrade (RFC 9110 section 7.8), but the parser takes what follows for another protocol.
-
-        Java's HTTP client offers HTTP/2 in this way with its first request. So the head is parsed once more without the
-        offer, by a parser that goes on with the body.
-        """
-        method, version = self.parser.get_method(), self.parser.get_http_version()
-        if method == b"CONNECT":
-            raise Refused(MALFORMED_HTTP)
-        lines = [b"%b %b HTTP/%b\r\n" % (method, self._url, version.encode())]
-        for name, value in self._raw_headers:
-            if name == b"connection":
-                tokens = [token for token in value.split(b",") if token.strip().lower() != b"upgrade"]
-                lines.append(b"connection: %b\r\n" % b",".join(tokens))
-            elif name != b"upgrade":
-                lines.append(b"%b: %b\r\n" % (name, value))
-        self._found_end = False
-        self.parser = httptools.HttpRequestParser(self)
-        self.parser.feed_data(b"".join([*lines, b"\r\n"]))
-
-    def _begin(self) -> None:
-        """The head is complete. Raises `Refused`."""
-        line, _, _ = self._source.lstrip(b"\r\n").partition(b"\r\n")
-        if b" HTTP/1." not in line:
-            raise Refused(MALFORMED_HTTP)  # the parser knows RTSP too
-        head = self._heads.read(
-            self.parser.get_method(),
-            self._url,
-            self.parser.get_http_version(),
-            self._raw_headers,
-            keep_alive=self._keep_alive,
-        )
+    def _begin(self, head: Head) -> None:
+        """The head is complete."""
         self._head = head
-        self._left = head.body_size or 0
-        self._tail = b""
-        self._between = self._seen_pieces = 0
         self._move_to(_BODY)
         self._handed_over = head.request is None or not self._is_fast or self._is_crowded()
         if self._handed_over:
@@ -330,14 +222,12 @@ class Protocol(HttpToolsProtocol):
     def _complete(self) -> None:
         """The request is complete."""
         self._move_to(_ANSWER)
-        source, self._source = self._source, b""
-        self._begun = False
-        self._tail = b""
-        self._found_head = self._found_end = False
+        source = self._framing.source
+        self._framing.next()
         head, posting = self._head, self._posting
         if self._handed_over:
             self._take_pieces()
-            super().on_message_complete()
+            self.on_message_complete()
             if self._answered_early:
                 self._next()
         elif posting is not None or (head is not None and head.expects):
@@ -345,19 +235,17 @@ class Protocol(HttpToolsProtocol):
             if self._posting is not None:
                 self._posting.finish()
         elif head is not None and head.request is not None:
-            body, self._pieces = b"".join(self._pieces), []
             plan = self._heads.remember(source, head, self._ingest)
             self._posting = posting = Posting(self._postings, head.request, self.respond, plan)
-            posting.whole(body, chunked=head.body_size is None)
+            posting.whole(b"".join(self._framing.pieces()), chunked=head.body_size is None)
 
     def _take_pieces(self) -> None:
         """Pass on what is here of a body that is not here as a whole."""
-        pieces, self._pieces = self._pieces, []
-        self._seen_pieces = 0
+        pieces = self._framing.pieces()
         head, posting = self._head, self._posting
         if self._handed_over:
             for piece in pieces:
-                super().on_body(piece)
+                self.on_body(piece)
             return
         if posting is None and head is not None and head.request is not None:
             self._posting = posting = Posting(self._postings, head.request, self.respond, None)
@@ -377,12 +265,13 @@ class Protocol(HttpToolsProtocol):
 
     def _hand_over(self, head: Head) -> None:
         """Let uvicorn, and so FastAPI, deal with the request."""
-        super().on_message_begin()
-        super().on_url(self._url)
-        for name, value in self._raw_headers:
-            super().on_header(name, value)
+        self.parser = self._framing.parser
+        self.on_message_begin()
+        self.on_url(self._framing.url)
+        for name, value in self._framing.headers:
+            self.on_header(name, value)
         self.expect_100_continue = head.expects
-        super().on_headers_complete()
+        self.on_headers_complete()
         # Who is not told to go on may send the body or not; then nobody knows where the next request begins.
         self.cycle.keep_alive = head.keep_alive and not self._last and not head.expects
         self.cycle.transport = cast("asyncio.Transport", _CycleTransport(self, head))
@@ -442,6 +331,7 @@ class Protocol(HttpToolsProtocol):
 
     def _refuse(self, problem: Problem) -> None:
         """Refuse a request that cannot be believed, or that nobody knows the end of."""
+        self.logger.warning("refused a request: %s", problem.fault.message)
         if not self._answered_early:
             answer = problem.answer
             self.transport.write(self._wire.bytes_of(answer, self.server_state.default_headers, True))

@@ -15,7 +15,7 @@ from msgspec import Raw, Struct
 
 from sql.catalog import Kind, Table
 from sql.errors import Fault, Rejected
-from sql.values import NULL, escape, field_function, number_field
+from sql.values import NULL, escape, field_function, text_field
 
 # What msgspec must find in the JSON for the fast way; anything else makes it raise, and the row goes the slow way.
 # Strings are welcome everywhere: whatever comes from a CSV file is one.
@@ -103,7 +103,10 @@ class Shape:
             "NULL": NULL,
             "BOOLEANS": {None: NULL, True: "t", False: "f"},
             "escape": escape,
-            "number_field": number_field,
+            "text_field": text_field,
+            "text": str,
+            "UTF8": "utf-8",
+            "NO_NUMBER": '"[{n',  # what a JSON string, array, object or null begins with
         }
         fields: list[str] = []
         for i, kind in enumerate(self._kinds):
@@ -117,8 +120,8 @@ class Shape:
                     )
                 case Kind.BOOLEAN:
                     fields.append(f"BOOLEANS.get({value}) or {string.format(value)}")
-                case Kind.NUMBER:
-                    fields.append(f"number_field({value})")
+                case Kind.NUMBER:  # a JSON number is its own text; in place, as a call would take 0.1 µs of 0.8 a row
+                    fields.append(f"s if (s := text({value}, UTF8))[0] not in NO_NUMBER else text_field({value})")
                 case Kind.JSON | Kind.ARRAY:
                     scope[f"field{i}"] = self.fields[i][1]
                     fields.append(f"field{i}({value})")

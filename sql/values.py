@@ -62,12 +62,6 @@ def text_field(raw: Raw) -> str:
     return NULL if source == "null" else escape(source)
 
 
-def number_field(raw: Raw) -> str:
-    """As `text_field`, but quicker for a JSON number, which is its own text."""
-    source = str(raw, "utf-8")
-    return text_field(raw) if source[0] in '"[{n' else source
-
-
 def json_field(raw: Raw) -> str:
     """Any JSON value → a field for json and jsonb: the source as it is, `null` as SQL NULL."""
     source = _json(raw)

@@ -158,6 +158,18 @@ async def test_both_lanes_answer_the_same_bytes(case: str) -> None:
         assert closed == (b"\r\nconnection: close\r\n" in written)
 
 
+async def test_the_date_is_that_of_the_answer(lane: str) -> None:
+    """Answers are put together once a second: not once for ever."""
+    async with in_process(fast_lane=lane == "fast") as server:
+        client = server.connect()
+        for number, date in enumerate((b"today", b"today", b"tomorrow"), 1):
+            server.state.default_headers = [(b"date", date)]
+            await client.send(ROW)
+            await client.answered(number)
+        dates = [line for line in bytes(client.transport.written).splitlines() if line.startswith(b"date")]
+        assert dates == [b"date: today", b"date: today", b"date: tomorrow"]
+
+
 @pytest.mark.parametrize(("prefix", "path"), [("/rest/v1", b"/rest/v1/t"), ("", b"/t"), ("", b"/livez")])
 @pytest.mark.parametrize("root_path", ["", "/behind/a proxy"])
 @pytest.mark.parametrize("client", ["127.0.0.1", "2001:db8::1"])

@@ -188,7 +188,7 @@ async def test_the_lanes_are_what_they_are_called(
     hand_over = Protocol._hand_over
 
     def spy(protocol: Protocol, *arguments: object) -> None:
-        handed_over.append(protocol._url)
+        handed_over.append(protocol._framing.url)
         hand_over(protocol, *arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Protocol, "_hand_over", spy)

@@ -94,6 +94,18 @@ async def test_half_a_close_still_gets_its_answers(headrace: Running, db: Connec
         assert {reply.status for reply in replies} <= {200, 201}
 
 
+async def test_half_a_close_of_a_client_that_reads_slowly(server: InProcess) -> None:
+    """Requests that wait because answers do are answered all the same, and then the connection ends."""
+    client = server.connect()
+    client.protocol.pause_writing()
+    await client.send(ROW + GET + ROW)
+    assert client.protocol.eof_received()
+    assert await client.quiet() == []
+    client.protocol.resume_writing()
+    assert [reply.status for reply in await client.quiet()] == [201, 200, 201]
+    assert client.is_over()
+
+
 async def test_half_a_request_and_a_close_gets_none(headrace: Running) -> None:
     """Nothing more can come, so nothing is waited for."""
     for piece in (b"", ROW[:10], ROW[:-1], chunked(b"{}")[:-5]):
