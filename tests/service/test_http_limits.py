@@ -283,3 +283,27 @@ async def test_a_slow_body_is_told_so(db: Connection, dsn: str, start: Start) ->
         for head in (ROW[:-9], _CHUNKED_HEAD, ROW[:-4]):
             (reply,) = await headrace.exchange(head)
             assert (reply.status, reply.code, reply.closes) == (408, "HR408", True)
+
+
+async def test_a_large_body_is_not_read_while_the_queue_is_full(lane: str) -> None:
+    """Reading it takes longer than writing a refusal, and under overload that time is what is missing."""
+    large = post(b"no JSON" + bytes(20_000))
+    async with in_process(fast_lane=lane == "fast", pending_rows_max=10) as server:
+        server.sink.gate.clear()
+        clients = [server.connect() for _ in range(4)]
+        await clients[0].send(post(b'[{"a":"x"},{"a":"x"},{"a":"x"},{"a":"x"},{"a":"x"},{"a":"x"}]'))
+        await clients[1].send(large)
+        assert [reply.status for reply in await clients[1].answered(1)] == [400], "there is room"
+        await clients[2].send(post(b'[{"a":"x"},{"a":"x"},{"a":"x"},{"a":"x"},{"a":"x"}]'))
+        assert [reply.status for reply in await clients[2].answered(1)] == [429]
+        await clients[1].send(large[:300])
+        await clients[1].quiet()
+        await clients[1].send(large[300:])
+        replies = await clients[1].answered(2)
+        assert (replies[1].status, replies[1].code, replies[1].closes) == (429, "HR429", False)
+        await clients[3].send(ROW)
+        assert await clients[3].quiet() == [], "one row still finds room"
+        server.sink.gate.set()
+        await clients[3].answered(1)
+        await clients[1].send(large)
+        assert (await clients[1].answered(3))[2].status == 400, "there is room again"
