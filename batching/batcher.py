@@ -148,8 +148,8 @@ class Batcher:
 
         Raises without queueing it: `QueueFull`, `TooLarge`, `SinkAway`, `Closed`.
         """
-        if self._slots[0].reason is not None and (away := self.away()) is not None:
-            raise away
+        if self._slots[0].reason is not None and self.away() is not None:
+            raise self._away()  # nameless: a name here would be a cycle that holds the rows until the collector comes
         try:
             self._queue.put(lane, submission)
         except QueueFull:
@@ -209,6 +209,9 @@ class Batcher:
             if slot.retry_at < soonest:
                 soonest, reason = slot.retry_at, slot.reason
         return None if reason is None else SinkAway(max(0.0, soonest - self.clock()), reason)
+
+    def _away(self) -> SinkAway | Closed:
+        return self.away() or Closed()
 
     # ---------------------------------------------------------------- for the owner
 
@@ -373,11 +376,8 @@ class Batcher:
     # ---------------------------------------------------------------- draining and estimates
 
     def _refuse_waiting(self) -> None:
-        self._queue.refuse_waiting(self._why_refused)
+        self._queue.refuse_waiting(self._away)
         self._check_drained()
-
-    def _why_refused(self) -> SinkAway | Closed:
-        return self.away() or Closed()
 
     def _check_drained(self) -> None:
         if self._drained is not None and not self._queue.pending_submissions:

@@ -216,13 +216,14 @@ class Posting(Submission):
             postings.arriving(self)
             if declared is not None and declared > limits.bytes_max:
                 raise Refused(body_too_large(limits.bytes_max))  # noqa: TRY301 - one way out for all
-            refusal = postings.batcher.refusal() if declared is None or declared > _LARGE_BYTES else None
-            if refusal is not None:
-                raise refusal  # noqa: TRY301 - one way out for all
             self._plan = postings.ingest.plan(self._request)
             arrival.reader = self._plan.reader()
         except Exception as error:  # noqa: BLE001 - it becomes the answer
             self._could_not_read(error)
+        if declared is None or declared > _LARGE_BYTES:
+            refusal = postings.batcher.refusal()
+            if refusal is not None:
+                self.refuse(refusal)
         arrival.expects = False
 
     def feed(self, chunk: bytes) -> None:
@@ -364,16 +365,16 @@ class Posting(Submission):
             else:
                 kept = None if self._body is None else [self._body]
                 self._body = None
-            if kept is None:  # it was large
-                is_same = before is not None and plan.table is before.table
-                raise error if is_same else TableChanged("the table was changed while the rows arrived")  # noqa: TRY301 - one way out for all
             reader = plan.reader()
-            for chunk in kept:
+            for chunk in kept or ():
                 reader.feed(chunk)
         except Exception as failure:  # noqa: BLE001 - it becomes the answer
             self._failed(failure)
         else:
-            if arrival is not None and not arrival.complete:
+            if kept is None:  # it was large
+                is_same = before is not None and plan.table is before.table
+                self._failed(error if is_same else TableChanged("the table was changed while the rows arrived"))
+            elif arrival is not None and not arrival.complete:
                 arrival.reader = reader
             else:
                 self._finish(reader.finishing())

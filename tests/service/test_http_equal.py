@@ -73,6 +73,7 @@ CASES: dict[str, bytes] = {
     "a bad line": post(b'{"a":"x"}\n{"nope":1}', b"Content-Type: application/x-ndjson"),
     "a body over the limit": post(b" " * 200_000),
     "a chunked body over the limit": chunked(b" " * 120_000),
+    "a chunked body far over the limit": chunked(b" " * 200_000),
     # Connections
     "closing": post(_BODY, b"Connection: close"),
     "closing after an error": post(b"5", b"Connection: Close"),
