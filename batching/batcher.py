@@ -14,7 +14,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Protocol
 
 import anyio
 import anyio.abc
@@ -120,6 +120,7 @@ class Batcher:
     measured on. Belongs to one event loop.
     """
 
+    _APART_SECONDS = 10.0  # a lane that was locked or slow holds up those it is written with no more often than that
     _SWEEP_SECONDS = 0.05  # deadlines and pauses are seconds; a twentieth of one is exact enough and costs nothing
 
     def __init__(
@@ -316,21 +317,37 @@ class Batcher:
             slot.open = False
             logger.exception("a sink failed in a way that it may not")
         else:
-            for batch, result in zip(batches, results, strict=True):
-                if isinstance(result, self._retry.on):
-                    self._give_back(batch, result)
-                else:
-                    self._queue.settle(batch, cast("Sequence[Outcome]", result))
+            failure = self._take_up(batches, results)
         self._note(
             Flush(
                 lanes=len(batches),
-                submissions=sum(len(batch.submissions) for batch in batches),
-                rows=sum(batch.rows for batch in batches),
-                size=sum(batch.size for batch in batches),
+                submissions=sum([len(batch.submissions) for batch in batches]),
+                rows=sum([batch.rows for batch in batches]),
+                size=sum([batch.size for batch in batches]),
                 seconds=self.clock() - started,
                 failure=failure,
             )
         )
+
+    def _take_up(self, batches: Sequence[Batch], results: Sequence[Sequence[Outcome] | Exception]) -> Exception | None:
+        """Pass on what a sink has returned; why not, if nothing of it was stored."""
+        if len(results) != len(batches):
+            logger.error("a sink gave %d results for %d batches", len(results), len(batches))
+            results = [()] * len(batches)  # which the queue knows to be a mistake
+        failure: Exception | None = None
+        failed: list[Batch] = []
+        for batch, result in zip(batches, results, strict=True):
+            if isinstance(result, Exception):
+                failure = result
+                failed.append(batch)
+                self._give_back(batch, result)
+            else:
+                self._queue.settle(batch, result)
+        if len(failed) == len(batches):
+            return failure
+        for batch in failed:  # while others were written
+            self._queue.keep_apart(batch.lane, self.clock() + self._APART_SECONDS)
+        return None
 
     def _give_back(self, batch: Batch, reason: Exception) -> None:
         delay = self._retry.delay(batch.failures + 1)

@@ -138,7 +138,9 @@ class Queue:
         # `_held`. Both can be left from the middle at no cost.
         self._turns: OrderedDict[Lane, None] = OrderedDict()
         self._held: dict[Lane, None] = {}
-        # Lanes of which a small batch is being written, and whether that has taken a while already.
+        # Lanes that have held up others, and until when they are written alone.
+        self._apart: dict[Hashable, float] = {}
+        # Lanes of which a small batch is being written, and whether that has taken a while already: it is stuck.
         self._soon_done: dict[Hashable, bool] = {}
         # Lanes that have failed, while a batch of them is tried again: no second slot is risked on those meanwhile.
         self._on_trial: set[Hashable] = set()
@@ -192,7 +194,7 @@ class Queue:
             rows += lane.rows
             size += lane.size
             is_small = rows <= limits.small_rows_max and size <= limits.small_bytes_max
-            shares = is_small and not lane.failures and self._may_share(lane.key)
+            shares = is_small and not lane.failures and lane.key not in self._apart and self._may_share(lane.key)
             if batches and not shares:
                 break
             batches.append(self._take_next())
@@ -264,16 +266,16 @@ class Queue:
         for submission in batch.submissions:
             submission.waiting_in = lane
 
-    def resume(self, now: float) -> None:
-        """Let lanes have their turn again whose pause is over, or whose small batch was in flight at the last call too.
+    def keep_apart(self, key: Hashable, until: float) -> None:
+        """Have the lane written alone until then: it has held up those that it was written with."""
+        self._apart[key] = until
 
-        To be called now and then.
-        """
-        for key, before in list(self._soon_done.items()):
-            if before:
-                del self._soon_done[key]
-            else:
-                self._soon_done[key] = True
+    def resume(self, now: float) -> None:
+        """Let lanes have their turn again whose pause is over. To be called twenty times a second or so."""
+        for key in [key for key, until in self._apart.items() if until <= now]:
+            del self._apart[key]
+        for key in self._soon_done:
+            self._soon_done[key] = True
         for lane in list(self._held):
             if lane.paused_until is not None and lane.paused_until <= now:
                 lane.paused_until = None
@@ -370,14 +372,15 @@ class Queue:
     def _has_reason_to_wait(self, lane: Lane) -> bool:
         """Whether writing rows of the lane now would be a mistake, although a slot is free.
 
-        It would be if writing it has just failed, and wasteful while few rows wait for the end of a small batch that is
-        being written: two small batches cost twice as much as one, and not waiting saves a millisecond at most.
+        It would be if writing it has just failed, or if a small batch of it is stuck, on a lock perhaps, that would
+        take the next slot as well. And it would be wasteful while few rows wait for the end of a small batch: two cost
+        twice as much as one, and not waiting saves a millisecond at most.
         """
         key = lane.key
         return (
             lane.paused_until is not None
             or key in self._on_trial
-            or (key in self._soon_done and not lane.failures and self._is_small(lane))
+            or (key in self._soon_done and not lane.failures and (self._soon_done[key] or self._is_small(lane)))
         )
 
     def _queue_up(self, lane: Lane) -> None:

@@ -107,9 +107,8 @@ SCENARIOS: tuple[Scenario, ...] = (
     Maximum("one-1024", "one row, 1,024 connections", OURS, connections=1024, full=True),
     Maximum(
         "ndjson-1000",
-        "NDJSON of 1,000 rows, 8 connections",
+        "NDJSON of 1,000 rows, 64 connections",
         ("headrace", "psql-copy"),
-        connections=8,
         body=BULK,
     ),
     Maximum("array-100", "array of 100 rows", OURS, connections=16, body=Body("array", 100), seconds=2, rounds=2),

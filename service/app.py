@@ -93,11 +93,12 @@ async def metrics_text(http: HttpRequest) -> Response:
 
 async def post_rows(http: HttpRequest) -> Response:
     """Store the rows of the body in a table. The body is a JSON object, a JSON array of objects, or NDJSON."""
-    answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+    answered: asyncio.Future[Answer | None] = asyncio.get_running_loop().create_future()
     reading = anyio.CancelScope()
 
     def respond(answer: Answer) -> None:
-        answered.set_result(answer)
+        if not answered.done():
+            answered.set_result(answer)
         reading.cancel()  # it may come before the end of the body
 
     headers = http.headers
@@ -120,19 +121,19 @@ async def post_rows(http: HttpRequest) -> Response:
     def left(leaving: asyncio.Task[Message]) -> None:
         if not leaving.cancelled() and not answered.done():
             posting.abandon()
-            answered.cancel()
+            answered.set_result(None)
 
     # Behind the body, the one message that may come is that the client has left.
     leaving = asyncio.ensure_future(http.receive())
     leaving.add_done_callback(left)
     try:
-        return _response(await answered)
+        answer = await answered
     except asyncio.CancelledError:
-        if not answered.cancelled():
-            raise
-        return _TO_NOBODY
+        posting.abandon()
+        raise
     finally:
         leaving.cancel()
+    return _TO_NOBODY if answer is None else _response(answer)
 
 
 # -------------------------------------------------------------------- answers

@@ -6,6 +6,7 @@ Pure: no sockets. Must not know bodies or answers.
 
 from __future__ import annotations
 
+import re
 import urllib.parse
 from collections.abc import Sequence
 from typing import TypeAlias
@@ -18,6 +19,10 @@ from service.problems import MALFORMED_HTTP, Refused, head_too_large, url_too_lo
 
 Headers: TypeAlias = Sequence[tuple[bytes, bytes]]
 """Names in lower case, values as they came."""
+
+
+_find_stranger = re.compile(rb"[^A-Za-z0-9\-._~%!$&'()*+,;=:\[\]]").search
+"""Finds what cannot be in a Host header (RFC 3986 section 3.2.2)."""
 
 
 class Head:
@@ -51,6 +56,8 @@ class Head:
                 self.expects = value.lower() == b"100-continue" and not is_1_0
             elif name == b"host":
                 hosts += 1
+                if _find_stranger(value):
+                    raise Refused(MALFORMED_HTTP)
         if hosts > 1 or not (hosts or is_1_0):
             raise Refused(MALFORMED_HTTP)  # RFC 9112 section 3.2
 

@@ -234,7 +234,7 @@ class Ingest:
 def _success_headers(preferences: Preferences) -> tuple[tuple[str, str], ...]:
     applied = preferences.applied
     if preferences.wait_seconds is not None:
-        applied = (*applied, f"wait={preferences.wait_seconds:g}")
+        applied = (*applied, f"wait={preferences.wait_seconds:.0f}")
     return (_UNCOUNTED, ("preference-applied", ", ".join(applied))) if applied else (_UNCOUNTED,)
 
 

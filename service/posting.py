@@ -37,6 +37,9 @@ Respond: TypeAlias = Callable[[Answer], object]
 _KEPT_BYTES_MAX = 64 * 1024
 """A body up to this size is kept until its answer, so that it can be read again by a newer catalog."""
 
+_OBJECT_BYTES = 64
+"""What a piece of a body takes in memory beside its bytes."""
+
 _LARGE_BYTES = 16 * 1024
 """Reading the rows of a body of this size takes 0.2 ms, in which fifty could be refused (scenario "overload")."""
 
@@ -309,8 +312,8 @@ class Posting(Submission):
             if not arrival.is_soon_over:
                 self._answer(replace(arrival.refusal, close=True))
             return
-        self._postings.hold(size)
-        arrival.held += size
+        self._postings.hold(size + _OBJECT_BYTES)
+        arrival.held += size + _OBJECT_BYTES
         if arrival.received > limit:
             arrival.swallowed = arrival.received - limit
             raise Refused(body_too_large(limit))
@@ -392,7 +395,9 @@ class Posting(Submission):
             return
         batcher = self._postings.batcher
         self.payload = payload = encoded.payload
-        self.size = len(payload) if payload.__class__ is bytes else encoded.size
+        size = len(payload) if payload.__class__ is bytes else encoded.size
+        body = self._body
+        self.size = size if body is None or len(body) < size else len(body)  # it is kept for as long
         if not self._is_submitted:  # a second try has no more time
             self.deadline = batcher.clock() + plan.wait_seconds
             self._is_submitted = True

@@ -23,6 +23,7 @@ from service.wire import CONTINUE
 if TYPE_CHECKING:
     from uvicorn._types import HTTPScope
     from uvicorn.config import Config
+    from uvicorn.protocols.http.flow_control import FlowControl
     from uvicorn.server import ServerState
 
     from service.heads import Head
@@ -192,8 +193,8 @@ class Protocol(HttpToolsProtocol):
         if at < size and self._at is not _END:
             self._rest = data[at:]
             self.flow.pause_reading()
-        elif self._heard_all and self._at is _HEAD:
-            self._close()
+        elif self._heard_all and self._at in (_HEAD, _BODY):
+            self._close()  # what is missing of this request will never come
         elif not self._handed_over:
             self.flow.resume_reading()
 
@@ -252,9 +253,8 @@ class Protocol(HttpToolsProtocol):
             posting.begin(declared=head.body_size, expects=head.expects)
             if head.expects and not posting.answered:
                 self.transport.write(CONTINUE)
-        if posting is not None:
-            for piece in pieces:
-                posting.feed(piece)
+        if posting is not None and pieces:
+            posting.feed(b"".join(pieces))  # a hostile client's chunks have a byte each
 
     # ---------------------------------------------------------------- uvicorn's requests
 
@@ -275,6 +275,7 @@ class Protocol(HttpToolsProtocol):
         # Who is not told to go on may send the body or not; then nobody knows where the next request begins.
         self.cycle.keep_alive = head.keep_alive and not self._last and not head.expects
         self.cycle.transport = cast("asyncio.Transport", _CycleTransport(self, head))
+        self.cycle.flow = cast("FlowControl", _CycleFlow(self))
 
     def on_response_complete(self) -> None:
         """Uvicorn has answered; its own version would go on with its own pipeline and timers."""
@@ -331,7 +332,7 @@ class Protocol(HttpToolsProtocol):
 
     def _refuse(self, problem: Problem) -> None:
         """Refuse a request that cannot be believed, or that nobody knows the end of."""
-        self.logger.warning("refused a request: %s", problem.fault.message)
+        self.logger.info("refused a request from %s: %s", self.client, problem.fault.message)
         if not self._answered_early:
             answer = problem.answer
             self.transport.write(self._wire.bytes_of(answer, self.server_state.default_headers, True))
@@ -356,6 +357,24 @@ class Protocol(HttpToolsProtocol):
     def _move_to(self, at: _At) -> None:
         self._at = at
         self._seconds = 0.0
+
+
+class _CycleFlow:
+    """What uvicorn's cycle controls the flow by. It would read on while requests wait that were read already."""
+
+    def __init__(self, protocol: Protocol) -> None:
+        self._protocol = protocol
+        self.drain = protocol.flow.drain
+
+    @property
+    def write_paused(self) -> bool:
+        """Whether the client does not read."""
+        return self._protocol.flow.write_paused
+
+    def resume_reading(self) -> None:
+        """More of the body is wanted."""
+        if self._protocol._at is _BODY:  # noqa: SLF001 - the same class in parts
+            self._protocol.flow.resume_reading()
 
 
 class _CycleTransport:

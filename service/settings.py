@@ -74,7 +74,8 @@ class Settings(BaseSettings):
         default=10.0, description="How long the head of a request may take to arrive; longer is answered 408."
     )
     keep_alive_seconds: Seconds = Field(
-        default=75.0, description="How long a connection without a request is kept open; more than your proxy does."
+        default=75.0,
+        description="How long a connection is kept open after an answer; more than your proxy keeps it.",
     )
     send_seconds_max: Seconds = Field(
         default=30.0, description="A client that does not read its answers for so long is cut off."

@@ -16,6 +16,8 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 class Wire:
     """Writes answers. Those that many requests get, successes without a body, are put together once a second."""
 
+    _KNOWN_MAX = 1024
+
     def __init__(self) -> None:
         self._defaults: list[tuple[bytes, bytes]] = []
         self._lines = b""
@@ -35,6 +37,6 @@ class Wire:
         if close:
             lines.append(b"connection: close\r\n")
         whole = b"".join([STATUS_LINE[answer.status], self._lines, *lines, b"\r\n", answer.body])
-        if not answer.body and not close:
+        if not answer.body and not close and len(self._known) < self._KNOWN_MAX:
             self._known[answer] = whole
         return whole

@@ -30,6 +30,9 @@ _decode_elements = msgspec.json.Decoder(list[Raw]).decode
 _PIECE_BYTES = 256 * 1024
 """A large payload is kept in pieces of about this size, and handled piece by piece: less than 3 ms of work each."""
 
+_SEGMENTS_MAX = 256
+"""Runs of rows with different keys that are kept as they came; more are brought to one form, which holds them all."""
+
 _LONG_TEXT = 16 * 1024
 """Taking apart a text of this size takes some milliseconds."""
 
@@ -200,6 +203,11 @@ class CopyCodec:
         size = rows = 0
         for segment in segments:
             places = places_of[segment.shape]
+            if segment.shape is shape:
+                pieces += segment.texts
+                rows += segment.rows
+                size += sum(map(len, segment.texts))
+                continue
             for text in segment.texts:
                 # Tabs and line ends inside values are escaped, so splitting finds the fields. A row without any field
                 # is an empty line.
@@ -217,6 +225,14 @@ class CopyCodec:
                 if len(text) >= _LONG_TEXT:
                     yield
         return Encoded(shape.columns, (yield from _payload(pieces)), rows)
+
+    def merged(self, segments: list[_Segment]) -> _Segment:
+        """The same rows as one segment. Raises `Rejected`, `TooLarge`."""
+        encoded = result_of(self.union(segments))
+        merged = _Segment(self._columns.shape_of(encoded.columns))
+        merged.rows = encoded.rows
+        merged.texts = [encoded.payload] if isinstance(encoded.payload, bytes) else list(encoded.payload)
+        return merged
 
     def _places(self, shape: Shape, segment: Shape) -> list[int]:
         """Where the fields of the wide shape are in a row of the narrow one that DEFAULT and NULL were appended to.
@@ -258,10 +274,11 @@ def result_of(steps: Generator[None, None, _T]) -> _T:
 class _Segment:
     """A run of rows with the same shape, as pieces of COPY text."""
 
-    __slots__ = ("shape", "texts")
+    __slots__ = ("rows", "shape", "texts")
 
     def __init__(self, shape: Shape) -> None:
         self.shape = shape
+        self.rows = 0
         self.texts: list[bytes] = []
 
 
@@ -320,8 +337,12 @@ class LineReader:
             return
         self._rows += rows
         if not self._segments or self._segments[-1].shape is not shape:
+            if len(self._segments) >= _SEGMENTS_MAX:
+                self._segments = [self._codec.merged(self._segments)]
             self._segments.append(_Segment(shape))
-        self._segments[-1].texts.append(text.encode())
+        segment = self._segments[-1]
+        segment.rows += rows
+        segment.texts.append(text.encode())
 
 
 def _payload(pieces: list[bytes]) -> Generator[None, None, Payload]:

@@ -7,8 +7,8 @@ refused by its decoder; the codec then takes the row apart value by value (`valu
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
-from typing import cast
+from functools import cached_property, lru_cache
+from typing import TypeAlias, cast
 
 import msgspec
 from msgspec import Raw, Struct
@@ -27,6 +27,8 @@ _FIELD_TYPES: dict[Kind, object] = {
     Kind.JSON: Raw,
     Kind.ARRAY: Raw,
 }
+
+FieldFunction: TypeAlias = Callable[[Raw], str]
 
 _UNNAMEABLE = frozenset('\\"') | frozenset(map(chr, range(32)))
 """Characters that msgspec cannot have in the name of a field."""
@@ -53,30 +55,24 @@ class Shape:
         return "\t".join([field(values[name]) for name, field in self.fields]) + "\n"
 
     @cached_property
-    def row_type(self) -> type[Struct]:
-        """A struct that accepts exactly rows with these columns: all required, others forbidden."""
-        return msgspec.defstruct(
-            "Row",
-            [(f"c{i}", _FIELD_TYPES[kind]) for i, kind in enumerate(self._kinds)],
-            rename={f"c{i}": name for i, name in enumerate(self.columns)},
-            forbid_unknown_fields=True,
-            gc=False,  # rows refer to no rows; saves the collector a visit to each of a large array
-        )
+    def _code(self) -> _Code:
+        own = {i: self.fields[i][1] for i, kind in enumerate(self._kinds) if kind in (Kind.JSON, Kind.ARRAY)}
+        return _code_for(self.columns, tuple(self._kinds), tuple(own.items()))
 
     @cached_property
     def decode_row(self) -> Callable[[bytes], Struct]:
         """One JSON object."""
-        return msgspec.json.Decoder(self.row_type).decode
+        return msgspec.json.Decoder(self._code.row_type).decode
 
     @cached_property
     def decode_rows(self) -> Callable[[bytes], list[Struct]]:
         """A JSON array of objects."""
-        return msgspec.json.Decoder(list[self.row_type]).decode  # type: ignore[name-defined] # a type made at run time
+        return msgspec.json.Decoder(list[self._code.row_type]).decode  # type: ignore[name-defined] # made at run time
 
     @cached_property
     def decode_lines(self) -> Callable[[bytes], list[Struct]]:
         """JSON objects behind one another."""
-        return msgspec.json.Decoder(self.row_type).decode_lines
+        return msgspec.json.Decoder(self._code.row_type).decode_lines
 
     def line_function(self, source: bytes) -> Callable[[Struct], str]:
         """The generated function from a struct that was decoded from `source` to its line. May raise `Rejected`.
@@ -88,10 +84,40 @@ class Shape:
 
     @cached_property
     def _plain_line(self) -> Callable[[Struct], str]:
-        return self._generate_line(string="{}")
+        return self._code.plain_line
 
     @cached_property
     def _escaping_line(self) -> Callable[[Struct], str]:
+        return self._code.escaping_line
+
+
+class _Code:
+    """What is generated for columns of these names and kinds. `own` are the functions of fields that need one."""
+
+    def __init__(self, columns: tuple[str, ...], kinds: tuple[Kind, ...], own: dict[int, FieldFunction]) -> None:
+        self._columns = columns
+        self._kinds = kinds
+        self._own = own
+
+    @cached_property
+    def row_type(self) -> type[Struct]:
+        """A struct that accepts exactly rows with these columns: all required, others forbidden."""
+        return msgspec.defstruct(
+            "Row",
+            [(f"c{i}", _FIELD_TYPES[kind]) for i, kind in enumerate(self._kinds)],
+            rename={f"c{i}": name for i, name in enumerate(self._columns)},
+            forbid_unknown_fields=True,
+            gc=False,  # rows refer to no rows; saves the collector a visit to each of a large array
+        )
+
+    @cached_property
+    def plain_line(self) -> Callable[[Struct], str]:
+        """For rows whose strings need no escaping."""
+        return self._generate_line(string="{}")
+
+    @cached_property
+    def escaping_line(self) -> Callable[[Struct], str]:
+        """For all others."""
         return self._generate_line(string="escape({})")
 
     def _generate_line(self, string: str) -> Callable[[Struct], str]:
@@ -123,13 +149,19 @@ class Shape:
                 case Kind.NUMBER:  # a JSON number is its own text; in place, as a call would take 0.1 µs of 0.8 a row
                     fields.append(f"s if (s := text({value}, UTF8))[0] not in NO_NUMBER else text_field({value})")
                 case Kind.JSON | Kind.ARRAY:
-                    scope[f"field{i}"] = self.fields[i][1]
+                    scope[f"field{i}"] = self._own[i]
                     fields.append(f"field{i}({value})")
                 case Kind.COMPOSITE:
                     raise AssertionError("`compilable` is False")
         line = "\\t".join(f"{{{field}}}" for field in fields)
         exec(f'def line(row): return f"{line}\\n"', scope)  # noqa: S102 - see the docstring
         return cast("Callable[[Struct], str]", scope["line"])
+
+
+@lru_cache(maxsize=1024)
+def _code_for(columns: tuple[str, ...], kinds: tuple[Kind, ...], own: tuple[tuple[int, FieldFunction], ...]) -> _Code:
+    """Tables that are alike share their code: a thousand of each would not fit into a processor's cache."""
+    return _Code(columns, kinds, dict(own))
 
 
 def _refuse_generated(table: Table, name: str) -> None:

@@ -89,6 +89,11 @@ class Timeouts:
         return min(self.lock_seconds, 0.1)
 
     @property
+    def shared_statement_seconds(self) -> float:
+        """How long a slow table may. A small batch takes some milliseconds; what takes longer is written alone."""
+        return min(self.statement_seconds, 0.25)
+
+    @property
     def answer_seconds(self) -> float:
         """After the server should have given up by itself."""
         return self.statement_seconds + 5.0
@@ -147,8 +152,8 @@ class Slot:
             self._connection = None
 
     def may_share(self, lane: Hashable, /) -> bool:
-        """Whether a batch can be one of several statements: of those that return nothing, each can."""
-        return cast("Target", lane).way is Way.COPY
+        """Whether a batch can be one of several statements."""
+        return cast("Target", lane).is_shareable
 
     async def write(self, batches: Sequence[Batch], /) -> Sequence[Sequence[object] | Exception]:
         """Store the batches; for each of them an outcome for each of its requests, or `Unavailable`.
@@ -174,15 +179,20 @@ class Slot:
                     results.update(await self._judge_together(error, batches, part))
             else:
                 results.update((index, [None] * len(batches[index].submissions)) for index in part)
+        if self._connection is None and all(isinstance(result, Unavailable) for result in results.values()):
+            raise Unavailable(str(results[0]))  # so that the connection is opened again
         return [results[index] for index in range(len(batches))]
 
     async def _judge_together(
         self, error: Exception, batches: Sequence[Batch], part: list[int]
     ) -> dict[int, Sequence[object] | Exception]:
-        """The results of batches that none of them alone is to blame for, or of the one that is."""
-        meaning = Meaning.BUSY if isinstance(error, Unavailable) else meaning_of(error)
+        """The results of several batches after an error that is not one table's, or of one after any error."""
+        if isinstance(error, Unavailable):
+            return dict.fromkeys(part, error)
+        meaning = meaning_of(error)
         if meaning is Meaning.BUSY:
-            # A table that is locked may be so for long. Its batch goes back to wait alone.
+            # A table that is locked or slow may be so for long. Its batch goes back to be written alone.
+            logger.info("%d tables cannot be written together now: %s", len(part), one_line(error))
             return dict.fromkeys(part, Unavailable(f"SQLSTATE {getattr(error, 'sqlstate', None)}"))
         try:
             if len(part) == 1 and meaning not in (Meaning.AWAY, Meaning.BUG):
@@ -248,13 +258,20 @@ class Slot:
         """Write these batches in one transaction and one round trip. Raises what asyncpg raises."""
         connection = self._connection
         if connection is None or connection.is_closed():
+            self._connection = None
             raise Unavailable("the connection to the database is closed")
-        statements = [f"set local lock_timeout = '{_milliseconds(self._timeouts.shared_lock_seconds)}'"]
+        timeouts = self._timeouts
+        statements = [
+            f"set local lock_timeout = '{_milliseconds(timeouts.shared_lock_seconds)}'",
+            f"set local statement_timeout = '{_milliseconds(timeouts.shared_statement_seconds)}'",
+        ]
         for batch in batches:
             target = cast("Target", batch.lane)
-            text = b"".join([cast("bytes", request.payload) for request in batch.submissions]).decode()
+            text = b"".join(cast("list[bytes]", [request.payload for request in batch.submissions])).decode()
             statements.append(target.values_statement + values_of(text))
-        async with asyncio.timeout(self._timeouts.answer_seconds):
+        # Each statement has its own time-out, so that many slow ones together take longer than one may.
+        patience = timeouts.answer_seconds + len(batches) * timeouts.shared_statement_seconds
+        async with asyncio.timeout(patience):
             await connection.execute(";".join(statements))
 
     async def _store(self, target: Target, rows: Sequence[Rows]) -> Sequence[object]:
@@ -387,8 +404,8 @@ class _Attempt:
 
 
 def _is_of_one(error: Exception) -> bool:
-    """Whether an error of several batches is likely that of one of them: bad rows, a changed table, a lock."""
-    if isinstance(error, asyncpg.LockNotAvailableError):
+    """Whether an error of several batches is likely that of one: bad rows, a changed, locked or slow table."""
+    if isinstance(error, (asyncpg.LockNotAvailableError, asyncpg.QueryCanceledError)):
         return True
     return isinstance(error, asyncpg.PostgresError) and meaning_of(error) not in (Meaning.BUSY, Meaning.AWAY)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from functools import cached_property
 
-from sql.catalog import Table
+from sql.catalog import Kind, Table
 from sql.statements import copy_statement, default_rows_statement, insert_statement, values_statement
 
 
@@ -29,6 +29,18 @@ class Target:
     columns: tuple[str, ...]
     way: Way
     copy_default: bool
+
+    @cached_property
+    def is_shareable(self) -> bool:
+        """Whether rows that would go by COPY may as well go as constants, in one round trip with those of others.
+
+        A constant for an array is read without the type's modifier, which is applied afterwards. To intervals this
+        makes a difference: for `interval year[]`, {5} would be five seconds, and so no year.
+        """
+        kinds = [self.table.columns[name] for name in self.columns]
+        arrays = [column.type for column in kinds if column.kind is Kind.ARRAY]
+        plain = all(type_.endswith("[]") and (type_ == "interval[]" or "interval" not in type_) for type_ in arrays)
+        return self.way is Way.COPY and plain
 
     @cached_property
     def order(self) -> tuple[str, str, tuple[str, ...]]:

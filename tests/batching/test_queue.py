@@ -97,11 +97,11 @@ class QueueLaws(RuleBasedStateMachine):
             self.waiting[lane].append(submission)
 
     def _patient(self) -> set[str]:
-        """Lanes that wait for a small batch that is being written, unless they were due when they held more."""
+        """Lanes that wait for a small batch that is being written, unless they were due before."""
         return {
             lane
             for lane, rest in self.waiting.items()
-            if lane in self.soon_done and not self.failures[lane] and is_small(rest)
+            if lane in self.soon_done and not self.failures[lane] and (self.soon_done[lane] or is_small(rest))
         }
 
     @precondition(lambda self: len(self.in_batches) < 6)
@@ -193,7 +193,7 @@ class QueueLaws(RuleBasedStateMachine):
     def resume(self, seconds: int) -> None:
         self.clock += seconds
         self.queue.resume(self.clock)
-        self.soon_done = {lane: True for lane, before in self.soon_done.items() if not before}
+        self.soon_done = dict.fromkeys(self.soon_done, True)
         self.paused = {lane: until for lane, until in self.paused.items() if until > self.clock}
 
     @rule(now=st.integers(0, 100))

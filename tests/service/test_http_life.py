@@ -109,6 +109,54 @@ async def test_half_a_close_of_a_client_that_reads_slowly(server: InProcess) -> 
     assert client.is_over()
 
 
+async def test_half_a_request_behind_a_whole_one_ends_with_it(server: InProcess) -> None:
+    """Its rest will never come, so the connection is not kept for it."""
+    for half in (ROW[:20], ROW[:-3], chunked(b"{}")[:-5]):
+        server.sink.gate.clear()
+        client = server.connect()
+        await client.send(ROW + half)
+        assert client.protocol.eof_received()
+        server.sink.gate.set()
+        assert [reply.status for reply in await client.answered(1)] == [201]
+        await client.quiet()
+        assert client.is_over()
+        await client.hang_up()
+        await client.quiet()
+
+
+async def test_a_handler_that_is_cancelled_says_nothing_untrue() -> None:
+    """Servers cancel when their time for stopping is over. Its rows may be stored, so it must not be told 400."""
+    statuses: list[int] = []
+
+    async def cancelled() -> None:
+        async with in_process(fast_lane=False) as server:
+            server.sink.gate.clear()
+            client = server.connect()
+            await client.send(ROW)
+            await client.quiet()
+            for task in list(server.state.tasks):
+                task.cancel()
+            await client.quiet()
+            server.sink.gate.set()
+            statuses.extend(reply.status for reply in await client.quiet())
+
+    with pytest.raises(AssertionError, match="CancelledError"):  # uvicorn logs it
+        await cancelled()
+    assert 400 not in statuses
+
+
+async def test_a_body_counts_for_as_long_as_it_is_kept() -> None:
+    """Blanks are no rows, but they take memory until the answer, after a 202 as well."""
+    async with in_process() as server:
+        server.sink.gate.clear()
+        client = server.connect()
+        for number in range(1, 4):
+            await client.send(post(b'{"a":"x"}' + b" " * 10_000, b"Prefer: respond-async"))
+            assert (await client.answered(number))[-1].status == 202
+        assert server.service.batcher.statistics().pending_bytes > 30_000
+        server.sink.gate.set()
+
+
 async def test_half_a_request_and_a_close_gets_none(headrace: Running) -> None:
     """Nothing more can come, so nothing is waited for."""
     for piece in (b"", ROW[:10], ROW[:-1], chunked(b"{}")[:-5]):
