@@ -307,3 +307,19 @@ async def test_a_large_body_is_not_read_while_the_queue_is_full(lane: str) -> No
         await clients[3].answered(1)
         await clients[1].send(large)
         assert (await clients[1].answered(3))[2].status == 400, "there is room again"
+
+
+async def test_nothing_is_read_while_requests_wait_that_were_read_already(server: InProcess) -> None:
+    """A client that pipelines and never reads would otherwise fill the memory with its requests."""
+    server.sink.gate.clear()
+    client = server.connect()
+    for request in (ROW, GET, post(b"{}", b"Prefer: return=representation")):
+        await client.send(request + ROW * 20)
+        await client.quiet()
+        assert client.transport.paused
+        server.sink.gate.set()
+        await client.quiet()
+        assert not client.transport.paused
+        server.sink.gate.clear()
+    server.sink.gate.set()
+    await client.quiet()
