@@ -190,7 +190,7 @@ async def test_no_request_leaves_garbage() -> None:
                 requests = [post(b"[" + b",".join([b'{"a":"x"}'] * 4) + b"]"), large, large[:300]]
             if state == "away":
                 server.sink.gate.set()
-                await busy.answered(1)
+                await busy.quiet()
                 batcher._slots[0].reason = ConnectionError()
                 requests = [ROW, large, large[:300], chunked(bytes(20_000))]
             if state == "stopping":
