@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import logging
 import math
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
@@ -47,7 +48,7 @@ class Limits:
     lanes_max: int = 64
 
 
-class Submission:
+class Submission(ABC):
     """Some rows that are stored together or not at all. Subclass it to be told what became of them.
 
     `payload` is opaque, `size` is its bytes, `rows` is how many rows it holds, `deadline` is in seconds on the
@@ -63,12 +64,12 @@ class Submission:
         self.deadline = deadline
         self.waiting_in: Lane | None = None
 
+    @abstractmethod
     def answer(self, outcome: Outcome) -> None:
         """Take the outcome. Called exactly once, from the event loop, and must not block.
 
         It is not called if the submission was refused by `put` or withdrawn.
         """
-        raise NotImplementedError
 
 
 class Lane:

@@ -31,7 +31,7 @@ class Connection(Protocol):
 
 
 class Connections:
-    """Open connections. A timer for each request would cost 1 µs to arm and cancel; one for all costs nothing."""
+    """Open connections. A timer for each request would cost 0.7 µs to arm and cancel."""
 
     _TICK_SECONDS_MAX = 0.25
 

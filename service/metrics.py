@@ -25,7 +25,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        # Plain numbers, read at scrape time: a labelled Counter costs 1.5 µs a request, this 0.1 µs.
+        # Plain numbers, read at scrape time: two labelled Counters cost 2.4 µs a request, this 0.1 µs.
         self._requests = dict.fromkeys(OUTCOMES, 0)
         self._rows = dict.fromkeys(OUTCOMES, 0)
         self.registry.register(_OutcomeCollector(self._requests, self._rows))

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def spare_the_collector() -> None:
-    """Have this process look for cyclic garbage seldom: requests leave none, and the search took 4 % of the CPU.
+    """Have this process look for cyclic garbage seldom: requests leave none, and the search took some 3 % of the CPU.
 
     What is there now (modules, the app, the catalog) stays for good and is never gone through again.
     """

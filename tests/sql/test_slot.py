@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import asyncpg
 import pytest
@@ -11,22 +10,7 @@ import pytest
 from sql import Catalog, OutcomeUnknown, Rejected, Slot, SqlError, TableChanged, Target, Timeouts, Unavailable, Way
 from sql.catalog import load
 from tests.harness import Connection, rows_of
-
-
-@dataclass
-class Request:
-    """What a slot knows of a request."""
-
-    payload: bytes
-    rows: int = 1
-
-
-@dataclass
-class Batch:
-    """What a slot knows of a batch."""
-
-    lane: Target
-    submissions: Sequence[Request]
+from tests.sql.batches import Batch, Request
 
 
 async def write(slot: Slot, target: Target, requests: Sequence[Request]) -> Sequence[object]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
 from functools import partial
 
 import asyncpg
@@ -15,22 +14,7 @@ import pytest
 from sql import Catalog, CopyCodec, OutcomeUnknown, Rejected, Slot, Target, Timeouts, Unavailable, Way
 from sql.catalog import load
 from tests.harness import Connection, Running, rows_of
-
-
-@dataclass
-class Request:
-    """What a slot knows of a request."""
-
-    payload: bytes
-    rows: int = 1
-
-
-@dataclass
-class Batch:
-    """What a slot knows of a batch."""
-
-    lane: Target
-    submissions: Sequence[Request]
+from tests.sql.batches import Batch, Request
 
 
 async def batch(db: Connection, table: str, *bodies: bytes) -> Batch:
