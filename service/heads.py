@@ -79,8 +79,8 @@ class Heads:
     """Reads heads, and remembers those that it need not read again.
 
     A client sends the same head for each of its rows, so most heads are known to the byte. Looking them up instead of
-    parsing them saves a third of a request's CPU (20 µs and 30 µs in one run). What is remembered was read by the parser
-    and passed all checks; the same bytes would do so again.
+    parsing them saves a third of a request's CPU (20 µs and 30 µs in one run). What is remembered was read by the
+    parser and passed all checks; the same bytes would do so again.
     """
 
     _REMEMBERED_MAX = 4096  # with the next limit, 8 MiB; one for each table, way to write and length
