@@ -4,9 +4,12 @@ It knows neither rows, SQL nor HTTP: a payload is some bytes that count for some
 a sink is whatever can write a batch.
 """
 
-from batching.batcher import Batcher, Flush, Retry, Sink
+from batching.batcher import Batcher, Flush
 from batching.errors import Closed, DeadlinePassed, FlushCut, NotQueued, QueueFull, SinkAway, TooLarge
-from batching.queue import Batch, Limits, Outcome, Statistics, Submission
+from batching.lane import Batch, Outcome, Submission
+from batching.limits import Limits
+from batching.queue import Statistics
+from batching.slot import Results, Retry, Sink
 
 __all__ = [
     "Batch",
@@ -19,6 +22,7 @@ __all__ = [
     "NotQueued",
     "Outcome",
     "QueueFull",
+    "Results",
     "Retry",
     "Sink",
     "SinkAway",

@@ -1,7 +1,8 @@
 """The batcher: flush slots that empty the queue, each through a sink of its own.
 
-Owns the flush rule (a lane with rows and a free slot are flushed at once; while all slots are busy, rows gather), the
-retries of lanes and sinks that fail, and draining. Decisions live in `queue.py`. Must not know what a payload means.
+Owns the flush rule (a lane with rows and a free slot are flushed at once; while all slots are busy, rows gather), what
+the outcomes of a flush mean, admission by deadline, and draining. Decisions live in `queue.py`, `rate.py` and
+`limits.py`, the life of a sink in `slot.py`. Must not know what a payload means.
 """
 
 from __future__ import annotations
@@ -9,65 +10,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import random
 import time
 from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Protocol
 
 import anyio
 import anyio.abc
 
 from batching.errors import Closed, FlushCut, NotQueued, QueueFull, SinkAway
-from batching.queue import Batch, Limits, Outcome, Queue, Statistics, Submission
+from batching.lane import Batch, Outcome, Submission
+from batching.limits import Limits, Ramp
+from batching.queue import Queue, Statistics
+from batching.rate import seconds_until, work_of
+from batching.slot import Results, Retry, Sink, Slot
 
 logger = logging.getLogger(__name__)
-
-
-class Sink(Protocol):
-    """What one flush slot writes through, typically a database connection. Used by one task, one call at a time."""
-
-    def may_share(self, lane: Hashable, /) -> bool:
-        """Whether small batches of the lane may be written together with those of other lanes that may."""
-
-    async def open(self) -> None:
-        """Make ready to write; called before the first `write` and after one that raised.
-
-        Raising means that nothing at all can be written through it at the moment: tried again until it does not.
-        """
-
-    async def write(self, batches: Sequence[Batch], /) -> Sequence[Sequence[Outcome] | Exception]:
-        """Store the batches, each of another lane. Returns for each of them the outcomes of its submissions, in order.
-
-        An outcome that is an exception is final for that submission. An exception of `Retry.on` in place of the
-        outcomes means that **none** of the batch was stored and that it is worth trying again: it goes back to its
-        lane, which pauses longer each time. Raising it means the same of all batches, and that the sink must be opened
-        again. Raising anything else is a bug, and leaves unknown what was stored.
-        """
-
-    async def close(self) -> None:
-        """Release what `open` acquired. Must not raise."""
-
-
-@dataclass(frozen=True, slots=True)
-class Retry:
-    """When to try again: after exceptions `on`, with pauses that double from `first_seconds` to `max_seconds`.
-
-    By these exceptions a sink says that nothing of the batch was stored and that it is worth another try.
-    """
-
-    on: type[Exception]
-    first_seconds: float = 0.1
-    max_seconds: float = 2.0
-
-    def delay(self, failures: int) -> float:
-        """Seconds before the next attempt after `failures` failures in a row (the first retry is immediate)."""
-        if failures <= 1:
-            return 0.0
-        # The exponent is bounded so that a day of failures cannot overflow a float.
-        full = min(self.max_seconds, self.first_seconds * 2.0 ** min(failures - 2, 32))
-        return full * random.uniform(0.75, 1.0)  # noqa: S311 - spreads retries, protects nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,23 +59,13 @@ class _Awaited(Submission):
             self.outcome.set_result(outcome)
 
 
-class _Slot:
-    """One flush slot: its sink, and why it could not be opened the last time, if it could not."""
-
-    def __init__(self, sink: Sink) -> None:
-        self.sink = sink
-        self.open = False
-        self.retry_at = 0.0
-        self.reason: Exception | None = None
-        self.scope = anyio.CancelScope()
-        """What ends its work, and nothing else."""
-
-
 class Batcher:
     """Collects submissions into batches and writes them through its sinks, one flush at a time in each.
 
     Use `async with batcher.running()`; submissions are possible inside. `clock` gives seconds and is what deadlines are
     measured on. Belongs to one event loop.
+
+    A batch is in doubt for `doubt_seconds` at most, from when its sink first said so; see `Sink.write`.
     """
 
     _APART_SECONDS = 10.0  # a lane that was locked or slow holds up those it is written with no more often than that
@@ -127,52 +75,67 @@ class Batcher:
     _FEW_ROWS = 100
     _SWEEP_SECONDS = 0.05  # deadlines and pauses are seconds; a twentieth of one is exact enough and costs nothing
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the last three are what hardly anybody gives
         self,
         sinks: Sequence[Sink],
         limits: Limits,
         retry: Retry,
         *,
+        doubt_seconds: float = 20.0,
         observe: Callable[[Flush], object] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.clock = clock
-        self._queue = Queue(limits, sinks[0].may_share)
-        self._slots = [_Slot(sink) for sink in sinks]
+        self._queue = Queue(limits, sinks[0].may_share, self._admit)
+        self._slots = [Slot(sink, retry, doubt_seconds, clock, self._sink_failed) for sink in sinks]
+        # What takes longer to write than writing anything takes.
+        self._much_rows = min(limits.small_rows_max, limits.batch_rows_max // 2)
+        self._much_bytes = min(limits.small_bytes_max, limits.batch_bytes_max // 2)
+        self._ramp = Ramp(limits)
+        self._scout: Slot | None = None
+        """The slot that writes the first batch after an outage."""
         self._retry = retry
         self._observe = observe
         self._idle: list[asyncio.Future[None]] = []
         self._waking = False
         self._drained: asyncio.Event | None = None
-        self._rate = _DrainRate()
 
     # ---------------------------------------------------------------- for producers
 
     def submit(self, lane: Hashable, submission: Submission) -> None:
         """Queue a submission; its `answer` is called with the outcome after the batch that holds it has ended.
 
-        Raises without queueing it: `QueueFull`, `TooLarge`, `SinkAway`, `Closed`.
+        Raises without queueing it: `QueueFull` (also if its turn would not come before its deadline), `TooLarge`,
+        `SinkAway`, `Closed`.
         """
         if self._slots[0].reason is not None and self.away() is not None:
             raise self._away()  # nameless: a name here would be a cycle that holds the rows until the collector comes
         try:
             self._queue.put(lane, submission)
-        except QueueFull:
-            raise QueueFull(self._backlog_seconds()) from None
+        except QueueFull as full:
+            raise QueueFull(full.retry_seconds or self._backlog_seconds()) from None
         if self._idle and not self._waking:
             self._wake_another()
 
-    def refusal(self) -> NotQueued | None:
-        """Why a large submission would be refused now, or None; preparing it would be a waste of time.
+    def refusal(self, deadline: float = math.inf) -> NotQueued | None:
+        """Why a large submission with this deadline would be refused now, or None; preparing it would be a waste of
+        time.
 
-        While the queue is full, a small one may still find room.
+        While the queue is full, a small one may still find room, and while the deadline is too soon for what is in the
+        busiest lane, it may not be for that of a quiet one. Which lane a submission is for is not known before it has
+        been prepared, so this is about the busiest.
         """
         if self._queue.closed:
             return Closed()
         away = self.away()
         if away is not None:
             return away
-        return QueueFull(self._backlog_seconds()) if self._queue.congested else None
+        if self._queue.congested:
+            return QueueFull(self._backlog_seconds())
+        if self._queue.is_short():
+            return None
+        late = self._lateness(self._queue.due(), deadline)
+        return QueueFull(late) if late > 0 else None
 
     def withdraw(self, submission: Submission) -> bool:
         """Take a submission back because nobody waits for its answer any more.
@@ -262,15 +225,17 @@ class Batcher:
 
     # ---------------------------------------------------------------- the slots
 
-    async def _work(self, slot: _Slot) -> None:
+    async def _work(self, slot: Slot) -> None:
         """One slot's life: open the sink, write batch after batch, wait when there is none."""
         with slot.scope:
             try:
                 while True:
-                    if not slot.open:
-                        await self._open(slot)
-                    batches = self._queue.take()
+                    if not slot.is_open:
+                        await slot.open()
+                    batches = () if self._is_scouting() else self._queue.take()
                     if batches:
+                        if self._ramp.is_untried:
+                            self._scout = slot
                         self._wake_another()  # for other lanes, or more rows than one batch holds
                         await self._flush(slot, batches)
                         self._check_drained()
@@ -282,60 +247,77 @@ class Batcher:
                 with anyio.CancelScope(shield=True):
                     await slot.sink.close()
 
-    async def _open(self, slot: _Slot) -> None:
-        """Open the slot's sink, however long that takes. While no slot's sink can be opened, all is away."""
-        failures = 0
-        while not slot.open:
-            delay = self._retry.delay(failures)
-            slot.retry_at = self.clock() + delay
-            if delay:
-                await anyio.sleep(delay)
-            try:
-                await slot.sink.open()
-            except Exception as error:  # noqa: BLE001 - whatever kept it from opening is reported and tried again
-                failures += 1
-                slot.reason = error
-                if self._queue.closed and self.away() is not None:
-                    self._refuse_waiting()
-            else:
-                slot.open = True
-                slot.reason = None
+    def _sink_failed(self) -> None:
+        """A sink could not be opened. While none can be, all is away."""
+        if self.away() is None:
+            return
+        self._ramp.restart()
+        self._queue.limits = self._ramp.limits
+        if self._queue.closed:
+            self._refuse_waiting()
 
-    async def _flush(self, slot: _Slot, batches: Sequence[Batch]) -> None:
+    def _is_scouting(self) -> bool:
+        """Whether the first batch after an outage is being written, and the other slots have to wait for its end.
+
+        If it turns out to be in doubt, they need not: finding out may take long.
+        """
+        return self._scout is not None and self._scout.is_open
+
+    async def _flush(self, slot: Slot, batches: Sequence[Batch]) -> None:
         started = self.clock()
+        rows = sum([batch.rows for batch in batches])
+        size = sum([batch.size for batch in batches])
+        slot.pace.begin(work_of(rows, size), started, tells=self._is_telling(rows, size))
         failure: Exception | None = None
         try:
-            results = await slot.sink.write(batches)
+            results = await self._write(slot, batches)
         except self._retry.on as error:
             failure = error
-            slot.open = False  # it is opened again, which tells a lost connection from a table that is locked
+            slot.is_open = False  # it is opened again, which tells a lost connection from a table that is locked
             for batch in batches:
                 self._give_back(batch, error)
         except BaseException as error:
-            # A cancel comes when draining takes too long, anything else is a bug. Someone waits for each of these, and
-            # the truth is that nobody knows.
+            # A cancel comes when draining takes too long, `FlushCut` when a doubt does, anything else is a bug. Someone
+            # waits for each of these, and the truth is that nobody knows.
             for batch in batches:
                 self._queue.settle(batch, [FlushCut() for _ in batch.submissions])
             self._check_drained()
             if not isinstance(error, Exception):
                 raise
             failure = error
-            slot.open = False
-            logger.exception("a sink failed in a way that it may not")
+            slot.is_open = False
+            if not isinstance(error, FlushCut):
+                logger.exception("a sink failed in a way that it may not")
         else:
             failure = self._take_up(batches, results)
+        ended = self.clock()
+        self._learn(slot, ended, failure)
         self._note(
-            Flush(
-                lanes=len(batches),
-                submissions=sum([len(batch.submissions) for batch in batches]),
-                rows=sum([batch.rows for batch in batches]),
-                size=sum([batch.size for batch in batches]),
-                seconds=self.clock() - started,
-                failure=failure,
-            )
+            Flush(len(batches), sum([len(b.submissions) for b in batches]), rows, size, ended - started, failure)
         )
 
-    def _take_up(self, batches: Sequence[Batch], results: Sequence[Sequence[Outcome] | Exception]) -> Exception | None:
+    def _learn(self, slot: Slot, ended: float, failure: Exception | None) -> None:
+        """A flush has ended: take up how fast that was, and whether more may be written at once."""
+        if failure is None:
+            slot.pace.end(ended)
+            if not self._ramp.is_whole:
+                self._ramp.grow()
+                self._queue.limits = self._ramp.limits
+        else:
+            slot.pace.drop()
+        self._scout = None  # for better or worse, it is known by now how a write ends
+
+    async def _write(self, slot: Slot, batches: Sequence[Batch]) -> Results:
+        """What the sink returns or raises, but for a doubt: that is resolved, or becomes `FlushCut`."""
+        try:
+            return await slot.sink.write(batches)
+        except self._retry.doubt:
+            slot.pace.drop()
+            for batch in batches:
+                self._queue.let_pass(batch)
+        return await slot.find_out(batches)
+
+    def _take_up(self, batches: Sequence[Batch], results: Results) -> Exception | None:
         """Pass on what a sink has returned; why not, if nothing of it was stored."""
         if len(results) != len(batches):
             logger.error("a sink gave %d results for %d batches", len(results), len(batches))
@@ -343,26 +325,37 @@ class Batcher:
         failure: Exception | None = None
         failed: list[Batch] = []
         for batch, result in zip(batches, results, strict=True):
-            if isinstance(result, Exception):
+            if isinstance(result, self._retry.on):
                 failure = result
                 failed.append(batch)
                 self._give_back(batch, result)
-            else:
-                self._queue.settle(batch, result)
+            else:  # any other exception in this place is a mistake as well: it does not say that nothing was stored
+                self._settle(batch, () if isinstance(result, Exception) else result)
         if len(failed) == len(batches):
             return failure
         for batch in failed:  # while others were written
             self._queue.keep_apart(batch.lane, self.clock() + self._APART_SECONDS)
         return None
 
+    def _settle(self, batch: Batch, outcomes: Sequence[Outcome]) -> None:
+        """Pass on the outcomes of one batch, but for those that are worth another try."""
+        if outcomes.count(None) == len(outcomes):  # a tenth of the time that looking at each of them takes
+            self._queue.settle(batch, outcomes)
+            return
+        on = self._retry.on
+        again = {place: outcome for place, outcome in enumerate(outcomes) if isinstance(outcome, on)}
+        self._queue.settle(batch, outcomes, again, self._pause_until(batch))
+
     def _give_back(self, batch: Batch, reason: Exception) -> None:
-        delay = self._retry.delay(batch.failures + 1)
-        self._queue.give_back(batch, reason, self.clock() + delay if delay else None)
+        self._queue.give_back(batch, reason, self._pause_until(batch))
         self._wake_another()
 
+    def _pause_until(self, batch: Batch) -> float | None:
+        """When what has failed is tried again; None if at once."""
+        delay = self._retry.delay(batch.failures + 1)
+        return self.clock() + delay if delay else None
+
     def _note(self, flush: Flush) -> None:
-        if flush.failure is None:
-            self._rate.add(flush.rows, flush.seconds)
         try:
             self._observe(flush)
         except Exception:
@@ -396,7 +389,7 @@ class Batcher:
                 self._wake_another()
                 self._check_drained()
 
-    # ---------------------------------------------------------------- draining and estimates
+    # ---------------------------------------------------------------- draining
 
     def _refuse_waiting(self) -> None:
         self._queue.refuse_waiting(self._away)
@@ -406,27 +399,38 @@ class Batcher:
         if self._drained is not None and not self._queue.pending_submissions:
             self._drained.set()
 
+    # ---------------------------------------------------------------- estimates
+
+    def _admit(self, lane: Hashable, submission: Submission) -> None:
+        """Raise `QueueFull` for what cannot be begun before its deadline, as far as one can tell."""
+        late = self._lateness(self._queue.ahead_of(lane), submission.deadline)
+        if late > 0:
+            raise QueueFull(late)
+
+    def _lateness(self, ahead: tuple[int, int], deadline: float) -> float:
+        """By how many seconds a deadline is too soon for what has so many rows and bytes before it; 0 if it is not."""
+        seconds = self._seconds_until(*ahead)
+        return 0.0 if seconds is None else max(0.0, self.clock() + seconds - deadline)
+
+    def _seconds_until(self, rows: int, size: int) -> float | None:
+        """How long so much takes; None if that is not known."""
+        return seconds_until([slot.pace for slot in self._slots if slot.reason is None], self.clock(), rows, size)
+
+    def _is_telling(self, rows: int, size: int) -> bool:
+        """Whether a flush will say how fast the sink is: if it is large, or much waits in lanes that are all small."""
+        queue = self._queue
+        if not self._is_much(queue.pending_rows, queue.pending_bytes):
+            return False  # which is the usual case, and saves a microsecond
+        if self._is_much(rows, size):
+            return True
+        due_rows, due_bytes = queue.due()
+        lanes = len(queue) or 1
+        return self._is_much(due_rows, due_bytes) and not self._is_much(due_rows // lanes, due_bytes // lanes)
+
+    def _is_much(self, rows: int, size: int) -> bool:
+        return rows >= self._much_rows or size >= self._much_bytes
+
     def _backlog_seconds(self) -> float:
         """When what is pending should be written, from the measured drain rate; 1 s while there is no measurement."""
-        rate = self._rate.per_second() * len(self._slots)
-        return self._queue.pending_rows / rate if rate else 1.0
-
-
-class _DrainRate:
-    """Rows that one busy slot writes per second, as a moving average over about ten seconds of writing."""
-
-    _WINDOW_SECONDS = 10.0
-
-    def __init__(self) -> None:
-        self._rows = 0.0
-        self._seconds = 0.0
-
-    def add(self, rows: int, seconds: float) -> None:
-        self._rows += rows
-        self._seconds += seconds
-        if self._seconds > self._WINDOW_SECONDS:
-            self._rows /= 2
-            self._seconds /= 2
-
-    def per_second(self) -> float:
-        return self._rows / self._seconds if self._seconds else 0.0
+        seconds = self._seconds_until(*self._queue.waiting())
+        return 1.0 if seconds is None else seconds

@@ -21,7 +21,7 @@ from service.ingest import Ingest
 from service.metrics import Metrics
 from service.posting import Postings
 from service.wire import Wire
-from sql import CatalogWatch, Slot, Unavailable, is_abandoned
+from sql import CatalogWatch, InDoubt, Slot, Unavailable, is_abandoned
 
 if TYPE_CHECKING:
     from service.settings import Settings
@@ -94,11 +94,14 @@ def _no_noise() -> Iterator[None]:
 async def _parts(settings: Settings, dsn: str) -> AsyncIterator[Service]:
     """Construct, connect and run the parts."""
     metrics = Metrics()
-    retry = Retry(on=Unavailable, max_seconds=settings.retry_seconds_max)
+    retry = Retry(on=Unavailable, doubt=InDoubt, max_seconds=settings.retry_seconds_max)
     ingest = Ingest(settings.schemas, seconds_max=settings.request_seconds_max, bytes_max=settings.pending_bytes_max)
     watch = CatalogWatch(dsn, settings.schemas, settings.timeouts, ingest.publish, retry.delay)
-    slots = [Slot(dsn, settings.timeouts, watch.reload) for _ in range(settings.flush_slots)]
-    batcher = Batcher(slots, settings.limits, retry, observe=metrics.flushed)
+    slots = [
+        Slot(dsn, settings.timeouts, watch.reload, at_least_once=settings.at_least_once)
+        for _ in range(settings.flush_slots)
+    ]
+    batcher = Batcher(slots, settings.limits, retry, doubt_seconds=settings.doubt_seconds_max, observe=metrics.flushed)
     metrics.watch(batcher)
     postings = Postings(ingest, batcher, watch, metrics, settings.body_limits)
     connections = Connections(settings.connection_limits)

@@ -173,6 +173,7 @@ class Posting(Submission):
         # What a submission has besides is set when there is something to submit.
         self.rows = 0
         self.answered = False
+        self.extra = None
         self._is_submitted = False
         self._postings = postings
         self._request = request

@@ -97,6 +97,16 @@ class Settings(BaseSettings):
     retry_seconds_max: Seconds = Field(
         default=2.0, description="The longest pause between two attempts to reach a database that is away."
     )
+    doubt_seconds_max: Seconds = Field(
+        default=20.0,
+        description="How long a request waits while it is in doubt whether its rows were committed; "
+        "longer is answered 503 (`HR506`).",
+    )
+    at_least_once: bool = Field(
+        default=False,
+        description="Whether to do without the tables in schema `headrace`: no idempotency keys, no quarantine, and a "
+        "batch whose commit is in doubt is written again, perhaps for the second time.",
+    )
     drain_seconds_max: Seconds = Field(
         default=25.0, description="How long a stopping service gives the requests it has accepted."
     )
@@ -146,4 +156,9 @@ class Settings(BaseSettings):
     @property
     def timeouts(self) -> Timeouts:
         """How long the database may take."""
-        return Timeouts(self.connect_seconds_max, self.statement_seconds_max, self.lock_seconds_max)
+        return Timeouts(
+            connect_seconds=self.connect_seconds_max,
+            statement_seconds=self.statement_seconds_max,
+            lock_seconds=self.lock_seconds_max,
+            doubt_seconds=self.doubt_seconds_max,
+        )

@@ -1,10 +1,14 @@
 """PostgreSQL: the catalog, the row codec, the ways to write, and what errors mean. Knows neither HTTP nor batching."""
 
-from sql.catalog import Catalog, Column, Key, Kind, Table, quote_identifier
+from sql import quarantine
+from sql.catalog import Catalog, Column, Kind, Table, quote_identifier
 from sql.codec import CopyCodec, Encoded, LineReader, Payload, RecordCodec, is_array
+from sql.connect import Timeouts, is_abandoned
 from sql.errors import (
     CatalogMissing,
     Fault,
+    InDoubt,
+    KeyReused,
     OutcomeUnknown,
     Rejected,
     SqlError,
@@ -13,20 +17,27 @@ from sql.errors import (
     Unavailable,
     unknown_table,
 )
-from sql.slot import Rows, Slot, Timeouts, is_abandoned
-from sql.target import Target, Targets, Way
+from sql.housekeeping import keep_clean
+from sql.salvage import BadRow, Extra, IdempotencyKey, Salvage, Stored, rows_of_body, salvage_rows
+from sql.slot import Slot
+from sql.target import Target, Targets, Way, nothing_target
 from sql.watch import CHANNEL, CatalogWatch
+from sql.work import Rows
 
 __all__ = [
     "CHANNEL",
+    "BadRow",
     "Catalog",
     "CatalogMissing",
     "CatalogWatch",
     "Column",
     "CopyCodec",
     "Encoded",
+    "Extra",
     "Fault",
-    "Key",
+    "IdempotencyKey",
+    "InDoubt",
+    "KeyReused",
     "Kind",
     "LineReader",
     "OutcomeUnknown",
@@ -34,8 +45,10 @@ __all__ = [
     "RecordCodec",
     "Rejected",
     "Rows",
+    "Salvage",
     "Slot",
     "SqlError",
+    "Stored",
     "Table",
     "TableChanged",
     "Target",
@@ -46,6 +59,11 @@ __all__ = [
     "Way",
     "is_abandoned",
     "is_array",
+    "keep_clean",
+    "nothing_target",
+    "quarantine",
     "quote_identifier",
+    "rows_of_body",
+    "salvage_rows",
     "unknown_table",
 ]

@@ -17,18 +17,22 @@ if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]
 
 
-async def copy(connection: Connection, target: Target, payloads: Sequence[Payload]) -> None:
-    """Write COPY text and commit. Raises what asyncpg raises; a server error means that nothing was stored.
+async def copy(connection: Connection, target: Target, payloads: Sequence[Payload], before: str = "") -> None:
+    """Write COPY text and commit, with the SQL `before` in the same transaction. Raises what asyncpg raises; a server
+    error means that nothing was stored.
 
-    `_copy_in` sends its statement as a simple query, so a statement put before the COPY in the same string runs in the
-    same implicit transaction, without another round trip. `copy_to_table`, which is public, allows neither that nor the
+    `_copy_in` sends its statement as a simple query, so what is put before the COPY in the same string runs in the same
+    implicit transaction, without another round trip. `copy_to_table`, which is public, allows neither that nor the
     DEFAULT option. It takes bytes for a file name, hence the memoryview. Guarded by `tests/sql/test_copy.py`.
     """
     # asyncpg sends the data without waiting for the server to ask for it: a connection that is lost at any time after
     # this call has begun leaves it unknown whether the rows are stored.
-    whole = all(payload.__class__ is bytes for payload in payloads)
-    source = memoryview(b"".join(cast("Sequence[bytes]", payloads))) if whole else _pieces(payloads)
-    await connection._copy_in(target.statement, source, None)  # type: ignore[attr-defined] # noqa: SLF001
+    source: memoryview | AsyncIterator[bytes]
+    try:
+        source = memoryview(b"".join(cast("Sequence[bytes]", payloads)))
+    except TypeError:  # a large one is in pieces
+        source = _pieces(payloads)
+    await connection._copy_in(before + target.statement, source, None)  # type: ignore[attr-defined] # noqa: SLF001
 
 
 async def _pieces(payloads: Sequence[Payload]) -> AsyncIterator[bytes]:

@@ -54,8 +54,19 @@ class TableChanged(SqlError):
     """The table is not what it was when the rows were encoded; nothing was stored. Encoding them again may help."""
 
 
+class KeyReused(SqlError):
+    """The idempotency key belongs to another request; nothing of this one was stored."""
+
+    def __init__(self) -> None:
+        super().__init__("the key was used for another request")
+
+
+class InDoubt(SqlError):
+    """The connection was lost in the middle of something. Once there is a new one, the slot can find out and go on."""
+
+
 class OutcomeUnknown(SqlError):
-    """The connection was lost before the answer to a commit arrived: the rows may or may not be stored."""
+    """The connection was lost before the answer to a commit arrived, and nothing says whether the rows are stored."""
 
     def __init__(self) -> None:
         super().__init__("the connection was lost during the commit: the rows may or may not be stored")
@@ -138,6 +149,8 @@ def meaning_of(error: BaseException) -> Meaning:
         return found
     if isinstance(error, (OSError, asyncpg.InterfaceError, TimeoutError)):
         return Meaning.AWAY
+    if isinstance(error, asyncpg.InternalClientError) and "cannot switch to state" in str(error):
+        return Meaning.AWAY  # the server's last words, that it closes the connection, came before what it was sent
     return Meaning.BUG
 
 

@@ -1,149 +1,105 @@
 """A slot: one connection that writes batches, and the verdict on each request in them.
 
-Owns connecting, the isolation of bad rows (so that one request's rows never fail another's), and what an error means
-for the requests of the batch. Satisfies `batching.Sink` without knowing it.
+Owns the connection, what an error means for the requests of a batch, and finding out what became of a write whose end
+was not seen. Satisfies `batching.Sink` without knowing it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Protocol, cast
+import time
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from itertools import accumulate
+from typing import TYPE_CHECKING, cast
 
 import asyncpg
 
+from sql import records
 from sql.catalog import Catalog
 from sql.codec import Payload
+from sql.connect import SLOT_NAME, Timeouts, connect, milliseconds
 from sql.copy import copy
 from sql.errors import (
-    Fault,
+    InDoubt,
+    KeyReused,
     Meaning,
     OutcomeUnknown,
-    Rejected,
     SqlError,
     TableChanged,
     Unavailable,
     fault_of,
-    line_of,
     meaning_of,
     one_line,
     unknown_column,
     unknown_table,
 )
-from sql.recordset import RowsFiltered, insert
-from sql.statements import values_of
+from sql.ledger import Ledger, Past, is_fenced
+from sql.recordset import RowsFiltered, insert_returning
 from sql.target import Target, Way
+from sql.work import Batch, Part, Rows, Work, salvage_of
 
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]
 
 logger = logging.getLogger(__name__)
 
-_LOCATED_TOGETHER = 3
-"""Bad requests of a batch after which the rest is written in parts: one more COPY for each of the first, then two."""
+_LOCK_SECONDS_MIN = 0.05
+"""However near a deadline is, a lock that is held for a moment is waited for."""
 
-
-class Batch(Protocol):
-    """What a slot must know of a batch. `lane` is a `Target`."""
-
-    @property
-    def lane(self) -> Hashable:
-        """What it is written to."""
-
-    @property
-    def submissions(self) -> Sequence[Rows]:
-        """The requests."""
-
-
-class Rows(Protocol):
-    """What a slot must know of a submission: the `Payload` of a codec for the batch's target, and how many rows it is.
-
-    To whoever hands the batch over, the payload is opaque.
-    """
-
-    @property
-    def payload(self) -> object:
-        """What is written."""
-
-    @property
-    def rows(self) -> int:
-        """How many rows that is."""
-
-
-@dataclass(frozen=True, slots=True)
-class Timeouts:
-    """How long the database may take. `statement_seconds` and `lock_seconds` are enforced by the server, so that their
-    end is a clean one; `connect_seconds` is ours, and `answer_seconds` is when a silent connection is given up.
-    """
-
-    connect_seconds: float = 5.0
-    statement_seconds: float = 20.0
-    lock_seconds: float = 5.0
-
-    @property
-    def shared_lock_seconds(self) -> float:
-        """How long a locked table may hold up the others that it is written with."""
-        return min(self.lock_seconds, 0.1)
-
-    @property
-    def shared_statement_seconds(self) -> float:
-        """How long a slow table may. A small batch takes some milliseconds; what takes longer is written alone."""
-        return min(self.statement_seconds, 0.25)
-
-    @property
-    def answer_seconds(self) -> float:
-        """After the server should have given up by itself."""
-        return self.statement_seconds + 5.0
-
-
-async def connect(dsn: str, timeouts: Timeouts, application_name: str) -> Connection:
-    """A connection for writing. Raises `Unavailable` with one line that says why not."""
-    connection = None
-    try:
-        async with asyncio.timeout(timeouts.connect_seconds):
-            connection = await asyncpg.connect(dsn, server_settings={"application_name": application_name})
-            await connection.execute(
-                f"set statement_timeout = '{_milliseconds(timeouts.statement_seconds)}';"
-                f"set lock_timeout = '{_milliseconds(timeouts.lock_seconds)}'"
-            )
-    except (asyncpg.exceptions.ClientConfigurationError, ValueError) as error:
-        # The words of these may quote a part of the password.
-        raise Unavailable("the DSN is not a connection URL that can be read") from error
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
-        if connection is not None:
-            connection.terminate()
-        raise Unavailable(one_line(error)) from error
-    return connection
-
-
-def is_abandoned(context: Mapping[str, object]) -> bool:
-    """Whether an event loop's complaint is about a future that asyncpg left behind when its connection was cut.
-
-    The write that it belonged to has been judged by another exception, so nobody needs to hear of it again.
-    """
-    return "future" in context and isinstance(context.get("exception"), asyncpg.PostgresConnectionError)
-
-
-def _milliseconds(seconds: float) -> str:
-    return f"{max(1, round(seconds * 1000))}ms"  # 0 would mean: without limit
+_STALE_SECONDS = 86_400.0
+"""After a day without a write the slot signs in again: its row in the ledger may be taken for a dead one's."""
 
 
 class Slot:
-    """Writes one batch at a time. `changed` is awaited for the newest catalog when a table is not as expected."""
+    """Writes one batch at a time. `changed` is awaited for the newest catalog when a table is not as expected.
 
-    def __init__(self, dsn: str, timeouts: Timeouts, changed: Callable[[], Awaitable[Catalog]]) -> None:
+    `at_least_once`: keep no ledger, and write again what may have been written already.
+    """
+
+    def __init__(
+        self,
+        dsn: str,
+        timeouts: Timeouts,
+        changed: Callable[[], Awaitable[Catalog]],
+        *,
+        at_least_once: bool = False,
+    ) -> None:
         self._dsn = dsn
         self._timeouts = timeouts
         self._changed = changed
+        self._ledger = None if at_least_once else Ledger()
         self._connection: Connection | None = None
+        self._used = 0.0
+        self._unfinished: Work | None = None
+        self._lost_at = 0.0
+        self._past = Past.NOT_STORED
+        self._returned: Sequence[Sequence[object]] | None = None
+        self._lengths: Sequence[int] = ()
+        self.resolved = dict.fromkeys(Past, 0)
+        """How often it was found out what became of a write whose end was not seen."""
 
     async def open(self) -> None:
-        """Connect, if not connected. Raises `Unavailable`."""
-        if self._connection is None or self._connection.is_closed():
-            self._connection = await connect(self._dsn, self._timeouts, "headrace slot")
+        """Connect, if not connected, and find out what became of the last write. Raises `Unavailable`."""
+        if self._connection is not None and not self._connection.is_closed():
+            return
+        name = SLOT_NAME if self._ledger is None else f"{SLOT_NAME} {self._ledger.slot}"
+        connection = await connect(self._dsn, self._timeouts, name)
+        try:
+            async with asyncio.timeout(self._timeouts.answer_seconds):
+                past = Past.NOT_STORED if self._ledger is None else await self._ledger.sign_in(connection, name)
+        except BaseException as error:
+            connection.terminate()
+            self._give_up_late()
+            if isinstance(error, (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)):
+                raise Unavailable(one_line(error)) from error
+            raise
+        if self._unfinished is not None and self._unfinished.is_doubtful:
+            self._past = past if self._past is not Past.UNKNOWN else Past.UNKNOWN
+            self.resolved[self._past] += 1
+            logger.info("the write that was cut off %s", _PAST_WORDS[self._past])
+        self._connection = connection
+        self._used = time.monotonic()
 
     async def close(self) -> None:
         """Disconnect at once."""
@@ -158,258 +114,311 @@ class Slot:
     async def write(self, batches: Sequence[Batch], /) -> Sequence[Sequence[object] | Exception]:
         """Store the batches; for each of them an outcome for each of its requests, or `Unavailable`.
 
-        None is success, a list of JSON texts is success with the stored rows, an exception is that request's own.
-        `Unavailable` in place of the outcomes says that none of that batch was stored and that it is worth trying
-        again; raised, that this is so for all.
+        None is success, a list of JSON texts is success with the stored rows, `Stored` that of a request which brought
+        an `Extra`; an exception is that request's own. `Unavailable`, for a request or in place of the outcomes of a
+        batch, says that nothing of it was stored and that it is worth trying again; raised, that this is so for all.
+        Raises `InDoubt` when it does not know: after the next `open`, call it again with the same batches.
         """
-        if len(batches) == 1:
-            return [await self._write_one(batches[0])]
-        results: dict[int, Sequence[object] | Exception] = {}
-        # Parts of the batches that still have to be written, as indices; taken from the end.
-        parts = [sorted(range(len(batches)), key=lambda index: cast("Target", batches[index].lane).order)]
-        while parts:
-            part = parts.pop()
+        work, self._unfinished = self._unfinished, None
+        if work is None or not work.is_of(batches):
+            self._past = Past.NOT_STORED
+            work = Work(batches)
+        elif work.is_doubtful:
+            self._settle_doubt(work)
+        if work.parts and work.is_all(work.parts[-1]) and not self._is_fit():
+            await self.close()
+            raise Unavailable("the connection to the database is closed")
+        while work.parts:
+            part = work.parts.pop()
             try:
-                await self._store_together([batches[index] for index in part])
-            except Exception as error:  # noqa: BLE001 - judged here, whatever it is
-                if len(part) > 1 and _is_of_one(error):
-                    middle = len(part) // 2
-                    parts += [part[middle:], part[:middle]]
+                if part.suspicion is None:
+                    work.stored(part, await self._store(work, part))
                 else:
-                    results.update(await self._judge_together(error, batches, part))
-            else:
-                results.update((index, [None] * len(batches[index].submissions)) for index in part)
-        if self._connection is None and all(isinstance(result, Unavailable) for result in results.values()):
-            raise Unavailable(str(results[0]))  # so that the connection is opened again
-        return [results[index] for index in range(len(batches))]
-
-    async def _judge_together(
-        self, error: Exception, batches: Sequence[Batch], part: list[int]
-    ) -> dict[int, Sequence[object] | Exception]:
-        """The results of several batches after an error that is not one table's, or of one after any error."""
-        if isinstance(error, Unavailable):
-            return dict.fromkeys(part, error)
-        meaning = meaning_of(error)
-        if meaning is Meaning.BUSY:
-            # A table that is locked or slow may be so for long. Its batch goes back to be written alone.
-            logger.info("%d tables cannot be written together now: %s", len(part), one_line(error))
-            return dict.fromkeys(part, Unavailable(f"SQLSTATE {getattr(error, 'sqlstate', None)}"))
-        try:
-            if len(part) == 1 and meaning not in (Meaning.AWAY, Meaning.BUG):
-                return {part[0]: await self._write_one(batches[part[0]])}
-            verdict = await self._give_up(error, sum(len(batches[index].submissions) for index in part))
-        except Unavailable as unavailable:
-            return dict.fromkeys(part, unavailable)
-        return {index: [verdict() for _ in batches[index].submissions] for index in part}
-
-    async def _write_one(self, batch: Batch) -> Sequence[object]:
-        """The outcomes of one batch. Raises `Unavailable` if none of it was stored and it is worth trying again."""
-        target = cast("Target", batch.lane)
-        if target.way is not Way.RECORDSET_RETURNING or not target.table.filtering_triggers:
-            try:
-                return await self._store(target, batch.submissions)
-            except Exception as error:  # noqa: BLE001 - judged by whoever goes on from here
-                return await self._isolate(target, batch.submissions, error)
-        return await self._isolate(target, batch.submissions, RowsFiltered())
-
-    async def _isolate(self, target: Target, batch: Sequence[Rows], error: Exception) -> Sequence[object]:
-        """The outcomes of a batch of which the first attempt failed."""
-        attempt = _Attempt(target, batch)
-        # Stretches of the batch that still have to be written, as indices; taken from the end.
-        stretches = await self._what_is_left(error, target, attempt, list(range(len(batch))), [])
-        while stretches:
-            stretch = stretches.pop()
-            if not stretch:
-                continue
-            try:
-                results = await self._store(target, [batch[index] for index in stretch])
-            except Exception as failure:  # noqa: BLE001 - judged like the first one
-                stretches = await self._what_is_left(failure, target, attempt, stretch, stretches)
-            else:
-                attempt.outcomes.update(zip(stretch, results, strict=True))
-        return [attempt.outcomes[index] for index in range(len(batch))]
-
-    async def _what_is_left(
-        self, error: Exception, target: Target, attempt: _Attempt, stretch: list[int], others: list[list[int]]
-    ) -> list[list[int]]:
-        """The stretches that have to be written after an attempt at `stretch` failed. Notes verdicts.
-
-        Raises `Unavailable` if nothing of the batch is stored and nothing can be stored now.
-        """
-        if isinstance(error, RowsFiltered):
-            return [*others, *_one_by_one(stretch)]
-        try:
-            return [*others, *await self._judge(error, target, attempt, stretch)]
-        except Unavailable as unavailable:
-            if not attempt.outcomes:
-                raise
-            # Others have their verdict or are stored, so the batch cannot go back to the queue as a whole.
-            for index in [*stretch, *(index for other in others for index in other)]:
-                attempt.outcomes[index] = Unavailable(str(unavailable))
-            return []
-        except Exception:
-            logger.exception("the verdict on a failed write failed itself")
-            attempt.outcomes.update((index, SqlError("internal error")) for index in stretch)
-            return others
+                    await self._try_rows(work, part)
+            except Exception as error:  # noqa: BLE001 - judged here, whatever it is
+                await self._judge(error, work, part)
+        return work.results()
 
     # ---------------------------------------------------------------- one attempt
 
-    async def _store_together(self, batches: Sequence[Batch]) -> None:
-        """Write these batches in one transaction and one round trip. Raises what asyncpg raises."""
-        connection = self._connection
-        if connection is None or connection.is_closed():
-            self._connection = None
-            raise Unavailable("the connection to the database is closed")
-        timeouts = self._timeouts
-        statements = [
-            f"set local lock_timeout = '{_milliseconds(timeouts.shared_lock_seconds)}'",
-            f"set local statement_timeout = '{_milliseconds(timeouts.shared_statement_seconds)}'",
-        ]
-        for batch in batches:
-            target = cast("Target", batch.lane)
-            text = b"".join(cast("list[bytes]", [request.payload for request in batch.submissions])).decode()
-            statements.append(target.values_statement + values_of(text))
-        # Each statement has its own time-out, so that many slow ones together take longer than one may.
-        patience = timeouts.answer_seconds + len(batches) * timeouts.shared_statement_seconds
-        async with asyncio.timeout(patience):
-            await connection.execute(";".join(statements))
+    async def _store(self, work: Work, part: Part) -> Sequence[Sequence[object]]:
+        """Write a part in one transaction; what is returned to each of its requests. Raises what asyncpg raises."""
+        connection = self._open_connection()
+        group = part.groups[0]
+        target = group.target
+        returning = target.way is Way.RECORDSET_RETURNING
+        if returning and target.table.filtering_triggers and len(group.places) > 1:
+            raise RowsFiltered
+        self._returned = None
+        requests = [work.requests(each) for each in part.groups]
+        before = self._settings(work, part)
+        if self._ledger is not None:
+            before.append(self._ledger.advance)
+        if not returning and self._ledger is not None:
+            before += records.statements((each.target, extra, None) for each, _, _, extra in work.extras(part))
+        patience = self._timeouts.answer_seconds
+        nothing: Sequence[Sequence[object]] = [[None] * len(each) for each in requests]
+        if len(part.groups) == 1 and target.way is Way.COPY:
+            async with asyncio.timeout(patience):
+                await copy(connection, target, _payloads(requests[0]), "".join([f"{each};" for each in before]))
+        elif returning:
+            async with asyncio.timeout(patience):
+                nothing = [
+                    await insert_returning(
+                        connection,
+                        target,
+                        cast("list[bytes]", _payloads(requests[0])),
+                        [request.rows for request in requests[0]],
+                        before=";".join(before),
+                        after=lambda results: self._after(work, part, results),
+                    )
+                ]
+        else:
+            texts = [
+                each.target.text(_payloads(mine), sum([request.rows for request in mine]))
+                for each, mine in zip(part.groups, requests, strict=True)
+            ]
+            statements = [*before, *texts]
+            # Each statement has its own time-out, so that many slow ones together take longer than one may.
+            self._lengths = [sum(len(statement) + 1 for statement in before), *(len(text) + 1 for text in texts)]
+            async with asyncio.timeout(patience + len(texts) * self._timeouts.shared_statement_seconds):
+                await connection.execute(";".join(statements))
+        if self._ledger is not None:
+            self._ledger.advanced()
+        self._used = time.monotonic()
+        return nothing
 
-    async def _store(self, target: Target, rows: Sequence[Rows]) -> Sequence[object]:
-        """Write these requests in one transaction; their results. Raises what asyncpg raises."""
+    def _after(self, work: Work, part: Part, results: list[list[str]]) -> str:
+        """What is written after rows that are returned: the keys, of which those are the answer."""
+        self._returned = [results]
+        if self._ledger is None:
+            return ""
+        extras = ((group.target, extra, results[number]) for group, number, _, extra in work.extras(part))
+        return ";".join(records.statements(extras))
+
+    def _settings(self, work: Work, part: Part) -> list[str]:
+        """How long this part may take, where that is less than usual."""
+        timeouts = self._timeouts
+        found = []
+        lock_seconds = timeouts.lock_seconds
+        if part.shared:
+            found.append(f"set local statement_timeout = '{milliseconds(timeouts.shared_statement_seconds)}'")
+        if part.shared or part.gently:
+            lock_seconds = timeouts.shared_lock_seconds
+        # Nobody should wait beyond a deadline because somebody else has a lock: it ends in nothing being stored.
+        patience = work.deadline(part) - time.monotonic()
+        if patience < lock_seconds:
+            lock_seconds = max(_LOCK_SECONDS_MIN, patience)
+        if lock_seconds < timeouts.lock_seconds:
+            found.append(f"set local lock_timeout = '{milliseconds(lock_seconds)}'")
+        return found
+
+    async def _try_rows(self, work: Work, part: Part) -> None:
+        """Find the bad rows of a request that wants them kept."""
+        (group,) = part.groups
+        (request,) = work.requests(group)
+        salvage = salvage_of(request)
+        assert salvage is not None  # noqa: S101 - or it would not be tried
+        raws = [raw for _, raw in salvage.rows()]
+        inserts = group.target.each(cast("Payload", request.payload), raws)
+        async with asyncio.timeout(self._timeouts.answer_seconds):
+            faults = await records.try_each(self._open_connection(), inserts)
+        work.tried(part, faults)
+
+    def _open_connection(self) -> Connection:
+        if self._connection is None or self._connection.is_closed():
+            raise _NotSent
+        return self._connection
+
+    def _is_fit(self) -> bool:
+        """Whether the connection can be written to."""
         connection = self._connection
         if connection is None or connection.is_closed():
-            raise Unavailable("the connection to the database is closed")
-        async with asyncio.timeout(self._timeouts.answer_seconds):
-            if target.way is Way.COPY:
-                await copy(connection, target, [cast("Payload", r.payload) for r in rows])
-                return [None] * len(rows)
-            payloads = [cast("bytes", r.payload) for r in rows]
-            stored = await insert(connection, target, payloads, [r.rows for r in rows])
-        return stored if target.way is Way.RECORDSET_RETURNING else [None] * len(rows)
+            return False
+        return self._ledger is None or time.monotonic() - self._used < _STALE_SECONDS
 
     # ---------------------------------------------------------------- the verdict
 
-    async def _judge(self, error: Exception, target: Target, attempt: _Attempt, stretch: list[int]) -> list[list[int]]:
-        """What a failed attempt means: notes verdicts, returns what is to be written again.
+    async def _judge(self, error: Exception, work: Work, part: Part) -> None:
+        """What a failed attempt means. Raises `InDoubt`, or `Unavailable` if nothing at all was tried."""
+        if isinstance(error, _NotSent) or is_fenced(error):
+            # Nothing of this part was stored; others may be.
+            await self._reopen(work, part, doubtful=False)
+        meaning = meaning_of(error)
+        if isinstance(error, asyncpg.PostgresError) and meaning is not Meaning.AWAY:
+            if part.suspicion is None and self._is_ours(error):
+                await self._reopen(work, part, doubtful=False)
+            try:
+                await self._judge_error(error, meaning, work, part)
+            except InDoubt:
+                raise
+            except Unavailable as unavailable:
+                work.unavailable(part, str(unavailable))
+            except Exception:
+                logger.exception("the verdict on a failed write failed itself")
+                work.settle_all(part, iter(lambda: SqlError("internal error"), None))
+        elif isinstance(error, RowsFiltered):
+            work.one_by_one(part)
+        elif isinstance(error, SqlError):
+            logger.error("a write failed in a way that was not foreseen", exc_info=error)
+            work.settle_all(part, iter(lambda: SqlError("internal error"), None))
+        else:
+            count = sum(len(group.places) for group in part.groups)
+            if meaning is Meaning.AWAY:
+                logger.warning("connection lost while writing %d requests: %s", count, one_line(error))
+            else:
+                logger.error("a write failed in a way that was not foreseen", exc_info=error)
+                work.failure = error
+            await self._reopen(work, part, doubtful=part.suspicion is None)
 
-        Raises `Unavailable` if nothing can be written now.
-        """
-        meaning = Meaning.BUSY if isinstance(error, Unavailable) else meaning_of(error)
-        if isinstance(error, asyncpg.PostgresError):
-            match meaning:
-                case Meaning.ROW:
-                    return attempt.isolate(error, stretch)
-                case Meaning.REQUEST:
-                    attempt.reject(stretch, fault_of(error))
-                    return []
-                case Meaning.TABLE_CHANGED:
-                    return await self._look_again(error, target, attempt, stretch)
-        if isinstance(error, Unavailable):
-            raise error
-        if meaning is Meaning.BUSY:
-            # Everybody in the batch will read this, and the words may be a trigger's about one of the rows.
-            logger.info("%s cannot be written now: %s", target.table.identifier, one_line(error))
-            raise Unavailable(f"SQLSTATE {getattr(error, 'sqlstate', None)}") from error
-        verdict = await self._give_up(error, len(stretch))
-        attempt.outcomes.update((index, verdict()) for index in stretch)
-        return []
+    async def _judge_error(self, error: asyncpg.PostgresError, meaning: Meaning, work: Work, part: Part) -> None:
+        """What PostgreSQL's refusal means. Nothing of the part was stored, and the connection is usable."""
+        if records.is_repeated(error):
+            await self._answer_repeated(work, part)
+        elif len(part.groups) > 1 and (meaning is not Meaning.BUSY or _is_of_one(error)):
+            work.leave_out(part, self._suspect(error, part))
+        elif meaning is Meaning.ROW:
+            work.isolate(part, error)
+        elif meaning is Meaning.REQUEST:
+            work.reject(part, fault_of(error))
+        elif meaning is Meaning.TABLE_CHANGED:
+            await self._look_again(error, work, part)
+        else:
+            self._wait(error, work, part)
 
-    async def _give_up(self, error: Exception, requests: int) -> Callable[[], SqlError]:
-        """Close a connection that is lost, or in a state that nobody foresaw; what to tell each of the requests.
+    def _wait(self, error: asyncpg.PostgresError, work: Work, part: Part) -> None:
+        """The database is busy. If it is so because of one row, the others need not wait for that."""
+        group = part.groups[0]
+        # Everybody in the batch will read this, and the words may be a trigger's about one of the rows.
+        logger.info("%s cannot be written now: %s", group.target.table.identifier, one_line(error))
+        reason = f"SQLSTATE {error.sqlstate}"
+        is_locked = isinstance(error, asyncpg.LockNotAvailableError)
+        # Whoever waits for the table itself has not begun with any row, so there is no context.
+        of_a_row = isinstance(error.context, str) if is_locked else work.failures(part) > 0
+        if of_a_row and not part.shared and (is_locked or _is_of_one(error)):
+            work.wait_for_others(part, error, reason)
+        else:
+            work.unavailable(part, reason)
 
-        Raises `Unavailable` if nothing of them can be stored.
-        """
-        await self.close()
-        if isinstance(error, asyncpg.InternalClientError) and "cannot switch to state" in str(error):
-            # asyncpg says so before it sends what the step would send, be it the data of a COPY or an INSERT: the
-            # server's last words came first, and nothing of this was stored.
-            raise Unavailable("the connection to the database was closed") from error
-        if meaning_of(error) is Meaning.AWAY:
-            logger.warning("connection lost while writing %d requests: %s", requests, one_line(error))
-            return OutcomeUnknown
-        logger.error("a write failed in a way that was not foreseen", exc_info=error)
-        return partial(SqlError, "internal error")
+    def _suspect(self, error: asyncpg.PostgresError, part: Part) -> int | None:
+        """Which of several tables an error is about, by the place in the statements or the name that it gives."""
+        position = str(error.position or "")
+        if position.isdigit():
+            ends = list(accumulate(self._lengths))
+            number = next((n for n, end in enumerate(ends) if int(position) <= end), 0)
+            return number - 1 if number else None
+        named = [
+            number
+            for number, group in enumerate(part.groups)
+            if (group.target.table.schema, group.target.table.name) == (error.schema_name, error.table_name)
+        ]
+        return named[0] if len(named) == 1 else None
 
-    async def _look_again(
-        self, error: asyncpg.PostgresError, target: Target, attempt: _Attempt, stretch: list[int]
-    ) -> list[list[int]]:
+    def _is_ours(self, error: asyncpg.PostgresError) -> bool:
+        """Whether an error is about schema headrace, which somebody has dropped."""
+        position = str(error.position or "")
+        return (
+            self._ledger is not None
+            and isinstance(error, (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError))
+            and position.isdigit()
+            and "headrace." in str(error)
+        )
+
+    async def _look_again(self, error: asyncpg.PostgresError, work: Work, part: Part) -> None:
         """The table is not as the target says: read the catalog, and judge by that."""
-        if attempt.looked_again:
+        target = part.groups[0].target
+        if target in work.looked_again:
             # The newest catalog agrees with the target, so the words are those of a trigger or function.
-            return attempt.isolate(error, stretch)
+            work.isolate(part, error)
+            return
         logger.info("%s is not as expected (%s): reading the catalog", target.table.identifier, one_line(error))
-        attempt.looked_again = True
+        work.looked_again.add(target)
         table = (await self._changed()).tables.get((target.table.schema, target.table.name))
         if table is None:
-            attempt.reject(stretch, unknown_table(target.table.schema, target.table.name).fault)
-            return []
+            work.reject(part, unknown_table(target.table.schema, target.table.name).fault)
+            return
         gone = set(target.columns).difference(table.columns)
         if gone:
-            attempt.reject(stretch, unknown_column(table.name, min(gone)).fault)
-            return []
-        if table != target.table:
-            attempt.outcomes.update((index, TableChanged(one_line(error))) for index in stretch)
-            return []
-        return [stretch]
+            work.reject(part, unknown_column(table.name, min(gone)).fault)
+        elif table != target.table:
+            work.settle_all(part, iter(lambda: TableChanged(one_line(error)), None))
+        else:
+            work.parts.append(part)
+
+    async def _answer_repeated(self, work: Work, part: Part) -> None:
+        """Some of the keys have been used: those requests get the first answer, the others are written."""
+        keyed = [
+            (group, group.places[number], extra.key)
+            for group, number, _, extra in work.extras(part)
+            if extra.key is not None
+        ]
+        keys = [key for _, _, key in keyed]
+        async with asyncio.timeout(self._timeouts.answer_seconds):
+            known = await records.first_answers(self._open_connection(), keys, self._timeouts.key_seconds)
+        answered: set[tuple[int, int]] = set()
+        for group, place, key in keyed:
+            if key.text in known:
+                fingerprint, stored = known[key.text]
+                work.settle(group, place, stored if fingerprint == key.fingerprint else KeyReused())
+                answered.add((group.batch, place))
+        if answered or len(part.groups) > 1 or len(keyed) == 1:
+            work.without(part, answered)
+        else:
+            work.halve(part)
+
+    # ---------------------------------------------------------------- lost connections
+
+    async def _reopen(self, work: Work, part: Part, *, doubtful: bool) -> None:
+        """Go on with a part on a new connection, `doubtful` if it may have been stored. Raises."""
+        await self.close()
+        work.parts.append(part)
+        if not doubtful and work.is_all(part):
+            raise Unavailable("the connection to the database was closed")
+        work.is_doubtful = doubtful
+        self._unfinished = work
+        self._past = Past.NOT_STORED
+        self._lost_at = time.monotonic()
+        raise InDoubt("the connection to the database was lost")
+
+    def _settle_doubt(self, work: Work) -> None:
+        """By now it is known what became of the last part."""
+        work.is_doubtful = False
+        failure, work.failure = work.failure, None
+        part = work.parts[-1]
+        if self._past is Past.STORED:
+            results = self._returned or [[None] * len(group.places) for group in part.groups]
+            work.stored(work.parts.pop(), results)
+        elif self._past is Past.UNKNOWN:
+            work.settle_all(work.parts.pop(), iter(OutcomeUnknown, None))
+        elif failure is not None:
+            work.settle_all(work.parts.pop(), iter(lambda: SqlError("internal error"), None))
+
+    def _give_up_late(self) -> None:
+        """If it cannot be found out for long, go on as another slot, for which a stopped backend bars no way."""
+        work = self._unfinished
+        if work is not None and time.monotonic() - self._lost_at > self._timeouts.doubt_seconds:
+            self._past = Past.UNKNOWN
+            self._ledger = None if self._ledger is None else Ledger()
 
 
-class _Attempt:
-    """The verdicts on one batch as they come in."""
-
-    def __init__(self, target: Target, batch: Sequence[Rows]) -> None:
-        self.target = target
-        self.batch = batch
-        self.outcomes: dict[int, object] = {}
-        self.looked_again = False
-        self.located = 0
-
-    def reject(self, stretch: Sequence[int], fault: Fault) -> None:
-        """The same fault for every request of the stretch, each as an exception of its own."""
-        self.outcomes.update((index, Rejected(fault)) for index in stretch)
-
-    def isolate(self, error: asyncpg.PostgresError, stretch: list[int]) -> list[list[int]]:
-        """A row of the stretch is bad: its request fails, found by the line that the error names or by halving.
-
-        Returns what is to be written again.
-        """
-        fault = fault_of(error)
-        located = line_of(error, self.target.table.name) if self.target.way is Way.COPY else None
-        if located is not None:
-            line, column = located
-            before = 0
-            for place, index in enumerate(stretch):
-                rows = self.batch[index].rows
-                if before < line <= before + rows:
-                    self.reject([index], fault.at(line - before, column))
-                    self.located += 1
-                    return self._without(stretch, place)
-                before += rows
-        if len(stretch) == 1:
-            self.reject(stretch, fault.at(1) if self.batch[stretch[0]].rows == 1 else fault)
-            return []
-        middle = len(stretch) // 2
-        return [stretch[middle:], stretch[:middle]]
-
-    def _without(self, stretch: list[int], place: int) -> list[list[int]]:
-        """What is left of a stretch of which the request at `place` was found to be bad.
-
-        At first all of it together, since bad rows are rare. When there are many, what stands before (all good so far)
-        and the rest in halves: written as a whole, a batch of nothing but bad rows would be sent once for each of them.
-        """
-        before, after = stretch[:place], stretch[place + 1 :]
-        if self.located <= _LOCATED_TOGETHER:
-            return [before + after]
-        middle = len(after) // 2
-        return [after[middle:], after[:middle], before]
+def _payloads(requests: Sequence[Rows]) -> list[Payload]:
+    """Whoever handed the requests over did not look at them."""
+    return cast("list[Payload]", [request.payload for request in requests])
 
 
-def _is_of_one(error: Exception) -> bool:
+class _NotSent(Exception):
+    """The connection was found to be closed."""
+
+
+_PAST_WORDS = {
+    Past.STORED: "was committed",
+    Past.NOT_STORED: "was not committed: writing it again",
+    Past.UNKNOWN: "may or may not have been committed: its row in the ledger is gone or locked",
+}
+
+
+def _is_of_one(error: asyncpg.PostgresError) -> bool:
     """Whether an error of several batches is likely that of one: bad rows, a changed, locked or slow table."""
     if isinstance(error, (asyncpg.LockNotAvailableError, asyncpg.QueryCanceledError)):
         return True
-    return isinstance(error, asyncpg.PostgresError) and meaning_of(error) not in (Meaning.BUSY, Meaning.AWAY)
-
-
-def _one_by_one(stretch: list[int]) -> list[list[int]]:
-    """Each request by itself; where triggers drop rows, the returned ones could not be told apart otherwise."""
-    return [[index] for index in reversed(stretch)]
+    return error.sqlstate in ("40001", "40P01") or meaning_of(error) is not Meaning.BUSY

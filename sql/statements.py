@@ -33,6 +33,18 @@ def values_of(text: str) -> str:
     return "('" + rows.replace("\t", "','").replace("\n", "'),('") + "')"
 
 
+def recordset_statement(table: Table, columns: Sequence[str], payload: str, rows: int) -> str:
+    """The INSERT of JSON objects, joined by commas, as a string without parameters; of `rows` rows without columns."""
+    if not columns:
+        return f"insert into {table.identifier} select from generate_series(1, {rows})"
+    return _insert(table, columns, literal(f"[{payload}]"))
+
+
+def literal(text: str) -> str:
+    """A string constant that means the same whatever standard_conforming_strings says. No zero bytes."""
+    return "E'" + text.replace("\\", "\\\\").replace("'", "''") + "'"
+
+
 _TAB = "\t"
 
 
@@ -45,22 +57,23 @@ def _constant(field: str) -> str:
     return f"E'{field}'" if "\\" in field else f"'{field}'"
 
 
-def insert_statement(table: Table, columns: Sequence[str], *, returning: bool) -> str:
-    """The INSERT of JSON rows; parameter $1 is a JSON array of objects.
+def returning_statement(table: Table, columns: Sequence[str]) -> str:
+    """The INSERT of JSON rows that answers one JSON object for each stored row; parameter $1 is an array of objects.
 
-    With `returning` it answers one JSON object for each stored row, in the order of the array: INSERT … SELECT from a
-    function scan is neither parallel nor sorted.
+    In the order of the array: INSERT … SELECT from a function scan is neither parallel nor sorted. Without columns, the
+    parameter says how many rows.
     """
+    if columns:
+        return _returning(_insert(table, columns, "$1"))
+    return _returning(f"insert into {table.identifier} select from generate_series(1, $1::int)")
+
+
+def _insert(table: Table, columns: Sequence[str], source: str) -> str:
     names = _list(columns)
     types = ", ".join(f"{quote_identifier(name)} {table.columns[name].type}" for name in columns)
-    insert = f"insert into {table.identifier} ({names}) select {names} from json_to_recordset($1::json) as r({types})"
-    return _returning(insert) if returning else insert
-
-
-def default_rows_statement(table: Table, *, returning: bool) -> str:
-    """The INSERT of rows without any column; parameter $1 says how many."""
-    insert = f"insert into {table.identifier} select from generate_series(1, $1::int)"
-    return _returning(insert) if returning else insert
+    return (
+        f"insert into {table.identifier} ({names}) select {names} from json_to_recordset({source}::json) as r({types})"
+    )
 
 
 def _list(columns: Sequence[str]) -> str:

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from functools import cached_property
+from typing import cast
 
 from sql.catalog import Kind, Table
-from sql.statements import copy_statement, default_rows_statement, insert_statement, values_statement
+from sql.codec import Payload
+from sql.statements import (
+    copy_statement,
+    recordset_statement,
+    returning_statement,
+    values_of,
+    values_statement,
+)
 
 
 class Way(Enum):
@@ -16,6 +25,7 @@ class Way(Enum):
     COPY = auto()  # COPY FROM STDIN; answers nothing but success
     RECORDSET = auto()  # INSERT … SELECT FROM json_to_recordset
     RECORDSET_RETURNING = auto()  # the same, answering the stored rows
+    NONE = auto()  # no rows are left, only what is written beside them
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,19 +60,45 @@ class Target:
         return self.table.schema, self.table.name, self.columns
 
     @cached_property
-    def values_statement(self) -> str:
-        """The beginning of the statement that writes a batch together with those of other targets."""
-        return values_statement(self.table, self.columns)
-
-    @cached_property
     def statement(self) -> str:
-        """The statement that writes a batch; its parameters are those of `sql/copy.py` or `sql/recordset.py`."""
+        """The statement that writes a batch alone: a COPY, or an INSERT of which parameter $1 is the rows."""
         if self.way is Way.COPY:
             return copy_statement(self.table, self.columns, copy_default=self.copy_default)
-        returning = self.way is Way.RECORDSET_RETURNING
-        if self.columns:
-            return insert_statement(self.table, self.columns, returning=returning)
-        return default_rows_statement(self.table, returning=returning)
+        return returning_statement(self.table, self.columns)
+
+    def text(self, payloads: Sequence[Payload], rows: int) -> str:
+        """The same rows as SQL without parameters, so that several targets share one round trip. May be empty."""
+        match self.way:
+            case Way.NONE:
+                return ""
+            case Way.COPY:
+                return self._values_statement + values_of(_joined(payloads, b""))
+            case _:
+                return recordset_statement(self.table, self.columns, _joined(payloads, b","), rows)
+
+    def each(self, payload: Payload, raws: Sequence[bytes]) -> list[str]:
+        """The rows of one request as an INSERT each; `raws` are the same rows as they came."""
+        if self.way is Way.COPY and self.is_shareable:
+            return [self._values_statement + values_of(line) for line in _joined([payload], b"").split("\n")[:-1]]
+        return [recordset_statement(self.table, self.columns, raw.decode(), 1) for raw in raws]
+
+    @cached_property
+    def _values_statement(self) -> str:
+        return values_statement(self.table, self.columns)
+
+
+def nothing_target(schema: str, table: str) -> Target:
+    """What a request goes to of which nothing is left but bad rows. Its payload is empty."""
+    return Target(Table(schema, table, {}), (), Way.NONE, copy_default=False)
+
+
+def _joined(payloads: Sequence[Payload], between: bytes) -> str:
+    """Payloads as one text. They are UTF-8: their codec has seen to that."""
+    try:
+        whole = between.join(cast("Sequence[bytes]", payloads))
+    except TypeError:  # a large one is in pieces
+        whole = between.join([payload if isinstance(payload, bytes) else b"".join(payload) for payload in payloads])
+    return whole.decode()
 
 
 class Targets:

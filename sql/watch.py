@@ -13,9 +13,9 @@ from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 
-from sql.catalog import SERVER_VERSION_MIN, Catalog, load
+from sql.catalog import SERVER_VERSION_MIN, Catalog, fingerprint, load
+from sql.connect import Timeouts, connect
 from sql.errors import Unavailable, one_line
-from sql.slot import Timeouts, connect
 
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]
@@ -36,6 +36,9 @@ class CatalogWatch:
     # wait for this many times its duration, so that it takes 5 % of one connection's time at most.
     _MISS_PAUSE = 19
     _DEBOUNCE_SECONDS = 0.1  # a migration notifies once per statement; one reading serves them all
+    # How often it is looked whether anything was changed. Most changes are noticed by the first write that fails for
+    # them; but a string for a column that has turned from jsonb into text would be stored with its quotes.
+    _LOOK_SECONDS = 1.0
 
     def __init__(
         self,
@@ -59,6 +62,8 @@ class CatalogWatch:
         self._reading = asyncio.Lock()
         self._read_at = float("-inf")
         self._read_took = 0.0
+        self._fingerprint = 0
+        self._look_took = 0.0
 
     async def run(self) -> None:
         """Connect, read, listen; again whenever the connection is lost. Runs until it is cancelled."""
@@ -127,15 +132,37 @@ class CatalogWatch:
         self._tried.set()
 
     async def _serve(self) -> None:
-        """Read the catalog whenever it is wanted, until the connection is lost."""
+        """Read the catalog whenever it is wanted or something was changed, until the connection is lost."""
         while True:
-            await self._wanted.wait()
+            if not self._wanted.is_set() and not await self._is_changed():
+                continue
             if self._connection is None:
                 raise Unavailable("the connection was closed")
             await asyncio.sleep(self._DEBOUNCE_SECONDS)
             self._wanted.clear()
             await self.reload()
             logger.info("read the catalog again: %d tables", len(self.catalog.tables) if self.catalog else 0)
+
+    async def _is_changed(self) -> bool:
+        """Wait until the catalog is wanted, or it is time to look; whether the definition of anything has changed.
+
+        Neither looking nor reading takes more than a twentieth of this connection's time, however often tables come and
+        go.
+        """
+        pause = max(self._LOOK_SECONDS, self._look_took * self._MISS_PAUSE, self._read_took * self._MISS_PAUSE)
+        try:
+            async with asyncio.timeout(pause):
+                await self._wanted.wait()
+        except TimeoutError:
+            pass
+        connection = self._connection
+        if self._wanted.is_set() or connection is None:
+            return True
+        started = asyncio.get_running_loop().time()
+        async with self._reading, asyncio.timeout(self._timeouts.answer_seconds):
+            found = await fingerprint(connection)
+        self._look_took = asyncio.get_running_loop().time() - started
+        return found != self._fingerprint
 
     async def _read(self) -> None:
         connection = self._connection
@@ -144,6 +171,7 @@ class CatalogWatch:
         started = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(self._timeouts.answer_seconds):
+                found = await fingerprint(connection)
                 catalog = await load(connection, self._schemas)
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
             connection.terminate()  # whoever waits for this reading sees at once that there is none to be had
@@ -151,6 +179,7 @@ class CatalogWatch:
         if catalog.server_version < SERVER_VERSION_MIN:
             version, needed = catalog.server_version // 10_000, SERVER_VERSION_MIN // 10_000
             raise Unavailable(f"PostgreSQL {version} is too old: {needed} or newer is needed")
+        self._fingerprint = found
         self._read_at = started
         self._read_took = asyncio.get_running_loop().time() - started
         if self.catalog is None:

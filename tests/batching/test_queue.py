@@ -10,7 +10,18 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from batching import Batch, Closed, DeadlinePassed, FlushCut, Limits, Outcome, QueueFull, Submission, TooLarge
+from batching import (
+    Batch,
+    Closed,
+    DeadlinePassed,
+    FlushCut,
+    Limits,
+    Outcome,
+    QueueFull,
+    Statistics,
+    Submission,
+    TooLarge,
+)
 from batching.queue import Queue
 
 LIMITS = Limits(
@@ -24,6 +35,11 @@ LIMITS = Limits(
 )
 LANES = ("a", "b", "c", "d")
 SHARING = frozenset("abc")
+
+
+def name_of(batch: Batch) -> str:
+    """The model's name of the lane that a batch is from: "a", or "a!" for the troubled one beside it."""
+    return f"{batch.lane}!" if batch.is_troubled else str(batch.lane)
 
 
 def is_small(submissions: Sequence[Submission]) -> bool:
@@ -54,7 +70,7 @@ class QueueLaws(RuleBasedStateMachine):
         self.queue = Queue(LIMITS, SHARING.__contains__)
         self.answers: Counter[int] = Counter()
         self.outcomes: dict[int, object] = {}
-        self.waiting: dict[str, list[Submission]] = {lane: [] for lane in LANES}  # the model
+        self.waiting: dict[str, list[Submission]] = {name: [] for lane in LANES for name in (lane, lane + "!")}
         self.in_batches: list[Batch] = []
         self.numbers: dict[Submission, int] = {}
         self.turns_missed: Counter[str] = Counter()
@@ -112,8 +128,8 @@ class QueueLaws(RuleBasedStateMachine):
         due = ready - self._patient()
         batches = self.queue.take()
         assert batches or not due
-        lanes = [str(batch.lane) for batch in batches]
-        assert len(set(lanes)) == len(lanes) <= LIMITS.lanes_max
+        lanes = [name_of(batch) for batch in batches]
+        assert len({batch.lane for batch in batches}) == len(lanes) <= LIMITS.lanes_max
         if len(batches) > 1:
             assert all(lane in SHARING and not self.failures[lane] for lane in lanes)
             assert is_small([s for batch in batches for s in batch.submissions])
@@ -122,10 +138,10 @@ class QueueLaws(RuleBasedStateMachine):
         for other, rest in self.waiting.items():
             if rest and other not in lanes and other in due and batches:
                 self.turns_missed[other] += 1
-                assert self.turns_missed[other] < 2 * len(LANES), "every lane has its turn"
+                assert self.turns_missed[other] < 2 * len(self.waiting), "every lane has its turn"
 
     def _check_batch(self, batch: Batch, ready: set[str]) -> None:
-        lane = str(batch.lane)
+        lane = name_of(batch)
         assert lane in ready, "no lane that pauses, no second batch of one that is on trial"
         assert batch.failures == self.failures[lane]
         if batch.failures:
@@ -136,6 +152,7 @@ class QueueLaws(RuleBasedStateMachine):
         assert waiting[: len(taken)] == taken, "the oldest first, in order"
         assert batch.rows == sum(s.rows for s in taken)
         assert batch.size == sum(s.size for s in taken)
+        assert batch.deadline <= min(s.deadline for s in taken)
         fits = batch.rows <= LIMITS.batch_rows_max and batch.size <= LIMITS.batch_bytes_max
         assert fits or len(taken) == 1, "only what is too large alone may exceed a batch"
         del waiting[: len(taken)]
@@ -146,20 +163,35 @@ class QueueLaws(RuleBasedStateMachine):
 
     def _land(self, batch: Batch) -> None:
         if batch.failures:
-            self.on_trial.discard(str(batch.lane))
+            self.on_trial.discard(name_of(batch))
         if is_small(batch.submissions):
-            self.soon_done.pop(str(batch.lane), None)
+            self.soon_done.pop(name_of(batch), None)
+
+    def _failed(self, lane: str, batch: Batch, pause: int | None) -> None:
+        self.failures[lane] = max(self.failures[lane], batch.failures) + 1
+        self.paused.pop(lane, None)
+        if pause is not None:
+            self.paused[lane] = pause
 
     @precondition(lambda self: self.in_batches)
     @rule(data=st.data())
     def settle(self, data: st.DataObject) -> None:
         batch = self.in_batches.pop(data.draw(st.integers(0, len(self.in_batches) - 1)))
         self._land(batch)
-        self.failures[str(batch.lane)] = 0
-        outcomes = [None if data.draw(st.booleans()) else ValueError() for _ in batch.submissions]
-        self.queue.settle(batch, outcomes)
-        for submission, outcome in zip(batch.submissions, outcomes, strict=True):
-            assert self.outcomes[self.numbers[submission]] is outcome, "its own outcome and no other's"
+        if self.waiting[name_of(batch)]:
+            self.failures[name_of(batch)] = 1 if batch.is_troubled else 0
+        outcomes = [data.draw(st.sampled_from([None, ValueError(), ConnectionError()])) for _ in batch.submissions]
+        again = {place: each for place, each in enumerate(outcomes) if isinstance(each, ConnectionError)}
+        pause = self.clock + 5 if data.draw(st.booleans()) else None
+        self.queue.settle(batch, outcomes, again, pause)
+        for place, (submission, outcome) in enumerate(zip(batch.submissions, outcomes, strict=True)):
+            if place not in again:
+                assert self.outcomes[self.numbers[submission]] is outcome, "its own outcome and no other's"
+        if again:
+            trouble = f"{batch.lane}!"
+            if batch.is_troubled or not self.waiting[trouble]:
+                self._failed(trouble, batch, pause)
+            self.waiting[trouble] += [batch.submissions[place] for place in again]
 
     @precondition(lambda self: self.in_batches)
     @rule(data=st.data())
@@ -168,13 +200,17 @@ class QueueLaws(RuleBasedStateMachine):
         self.clock += 1
         pause = self.clock + 5 if data.draw(st.booleans()) else None
         self.queue.give_back(batch, ConnectionError(), pause)
-        lane = str(batch.lane)
+        lane = name_of(batch)
         self._land(batch)
-        self.failures[lane] = max(self.failures[lane], batch.failures) + 1
-        self.paused.pop(lane, None)
-        if pause is not None:
-            self.paused[lane] = pause
+        self._failed(lane, batch, pause)
         self.waiting[lane] = [*batch.submissions, *self.waiting[lane]]
+
+    @precondition(lambda self: self.in_batches)
+    @rule(data=st.data())
+    def let_pass(self, data: st.DataObject) -> None:
+        batch = data.draw(st.sampled_from(self.in_batches))
+        self.queue.let_pass(batch)
+        self._land(batch)
 
     @rule(data=st.data())
     def withdraw(self, data: st.DataObject) -> None:
@@ -201,7 +237,10 @@ class QueueLaws(RuleBasedStateMachine):
         late = [s for lane in self.waiting.values() for s in lane if s.deadline <= now]
         assert self.queue.expire(now) == len(late)
         for submission in late:
-            assert isinstance(self.outcomes[self.numbers[submission]], DeadlinePassed)
+            outcome = self.outcomes[self.numbers[submission]]
+            assert isinstance(outcome, DeadlinePassed)
+            if submission in [s for name in self.waiting if name[-1] == "!" for s in self.waiting[name]]:
+                assert isinstance(outcome.reason, ConnectionError), "told why"
         for lane in self.waiting.values():
             lane[:] = [s for s in lane if s.deadline > now]
 
@@ -221,6 +260,7 @@ class QueueLaws(RuleBasedStateMachine):
         assert statistics.waiting_submissions == len(waiting)
         assert statistics.waiting_rows == sum(s.rows for s in waiting)
         assert statistics.waiting_bytes == sum(s.size for s in waiting)
+        assert all(0 <= due <= rest for due, rest in zip(self.queue.due(), self.queue.waiting(), strict=True))
         assert statistics.pending_submissions == len(pending)
         assert statistics.pending_rows == sum(s.rows for s in pending) <= LIMITS.pending_rows_max
         assert statistics.pending_bytes == sum(s.size for s in pending) <= LIMITS.pending_bytes_max
@@ -238,7 +278,7 @@ class QueueLaws(RuleBasedStateMachine):
             self.queue.settle(batch, [None] * len(batch.submissions))
         assert set(self.answers.values()) <= {1}
         assert len(self.answers) == len(self.numbers)
-        assert self.queue.statistics().pending_bytes == 0
+        assert self.queue.statistics() == Statistics(0, 0, 0, 0, 0, 0, 0)
 
 
 TestQueueLaws = QueueLaws.TestCase
@@ -280,6 +320,29 @@ def test_a_sink_that_miscounts_leaves_nobody_waiting(caplog: pytest.LogCaptureFi
     queue.settle(batch, [None])
     assert [type(outcome) for outcome in answered] == [FlushCut, FlushCut]
     assert "1 outcomes for 2 submissions" in caplog.text
+
+
+def test_a_lane_that_has_failed_is_written_alone() -> None:
+    """Whatever is the matter with it must not be the matter of those that are written with it."""
+    queue = Queue(LIMITS, SHARING.__contains__)
+    for lane in "ab":
+        queue.put(lane, Told(b"", 0, 1, 1, lambda _: None))
+    both = queue.take()
+    assert len(both) == 2
+    for batch in both:
+        queue.give_back(batch, OSError())
+    assert [len(queue.take()) for _ in range(3)] == [1, 1, 0]
+
+
+def test_nothing_waits_for_a_small_batch_that_is_let_pass() -> None:
+    """A connection that was lost is not the lane's trouble: the other slot may go on with it."""
+    queue = Queue(LIMITS)
+    queue.put("a", Told(b"", 0, 1, 1, lambda _: None))
+    (batch,) = queue.take()
+    queue.put("a", Told(b"", 0, 1, 1, lambda _: None))
+    assert not queue.take()
+    queue.let_pass(batch)
+    assert len(queue.take()) == 1
 
 
 def test_an_answered_submission_holds_no_memory() -> None:

@@ -101,10 +101,11 @@ async def test_an_outage(own: EmbeddedPostgres, headrace: Running) -> None:
 async def test_connections_that_were_cut_while_idle(own_db: Connection, headrace: Running) -> None:
     """Nothing was on its way, so producers notice nothing but a moment's delay."""
     slots = [cast("Slot", slot.sink) for slot in headrace.service.batcher._slots]
+    await headrace.eventually(lambda: all(slot._connection is not None for slot in slots))
     await own_db.execute(
-        "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'headrace slot'"
+        "select pg_terminate_backend(pid) from pg_stat_activity where application_name like 'headrace slot%'"
     )
-    await headrace.eventually(lambda: all(slot._connection is None or slot._connection.is_closed() for slot in slots))
+    await headrace.eventually(lambda: all(slot._connection and slot._connection.is_closed() for slot in slots))
     responses = await asyncio.gather(*(headrace.post("t", {"n": n}) for n in range(20)))
     assert {response.status_code for response in responses} == {201}
     assert await own_db.fetchval("select count(*) from t") == 20
@@ -112,24 +113,23 @@ async def test_connections_that_were_cut_while_idle(own_db: Connection, headrace
 
 async def terminate_waiting(connection: Connection, wait_event: str) -> None:
     """Terminate the slot's backend once it waits for this."""
-    slots = f"from pg_stat_activity where application_name = 'headrace slot' and wait_event = '{wait_event}'"
+    slots = f"from pg_stat_activity where application_name like 'headrace slot%' and wait_event = '{wait_event}'"
     await until(lambda: connection.fetchval(f"select exists (select {slots})"))
     await connection.execute(f"select pg_terminate_backend(pid) {slots}")
 
 
 async def test_a_connection_that_is_lost_while_writing(own_db: Connection, headrace: Running) -> None:
-    """Nobody knows whether such rows are stored, and the answer says so: without an invitation to try again."""
+    """The slot finds out that the rows are not stored, and writes them again; the producer notices nothing."""
     await own_db.execute(
-        "create function slow() returns trigger language plpgsql as $$ begin perform pg_sleep(60); return new; end $$"
+        "create sequence attempts; create function slow() returns trigger language plpgsql as"
+        " $$ begin if nextval('attempts') = 1 then perform pg_sleep(60); end if; return new; end $$"
     )
     await own_db.execute("create trigger slow before insert on t for each row execute function slow()")
     sent = asyncio.create_task(headrace.post("t", {"n": 2}))
     await terminate_waiting(own_db, "PgSleep")
     response = await sent
-    assert (response.status_code, response.json()["code"]) == (503, "HR506")
-    assert "retry-after" not in response.headers
-    await own_db.execute("drop trigger slow on t")
-    assert (await headrace.post("t", {"n": 3})).status_code == 201
+    assert response.status_code == 201
+    assert await own_db.fetchval("select count(*) from t") == 1
 
 
 async def test_a_service_that_starts_without_its_database(
@@ -179,7 +179,7 @@ async def test_secrets_of_a_dsn_go_nowhere(start: Start, caplog: pytest.LogCaptu
 
 
 async def test_connections_that_are_cut_under_load(own_db: Connection, headrace: Running) -> None:
-    """Every request is stored, refused with Retry-After, or told that nobody knows; none is called a bug of ours."""
+    """Every request is stored, or refused with Retry-After; nobody is told that nobody knows."""
     stop = asyncio.Event()
     answers: Counter[tuple[int, str | None]] = Counter()
     acknowledged: list[int] = []
@@ -196,11 +196,11 @@ async def test_connections_that_are_cut_under_load(own_db: Connection, headrace:
     for round_ in range(1, 11):
         await headrace.eventually(lambda: len(acknowledged) > 50 * round_)  # noqa: B023 - awaited in this round
         await own_db.execute(
-            "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'headrace slot'"
+            "select pg_terminate_backend(pid) from pg_stat_activity where application_name like 'headrace slot%'"
         )
     stop.set()
     await asyncio.gather(*clients)
-    assert set(answers) <= {(201, None), (503, "HR506"), (503, "HR503"), (503, "PGRST000")}, answers
+    assert set(answers) <= {(201, None), (503, "HR503"), (503, "PGRST000")}, answers
     stored = Counter(record[0] for record in await own_db.fetch("select n from t"))
     assert set(acknowledged) <= set(stored)
     assert max(stored.values()) == 1

@@ -33,6 +33,36 @@ async def test_notify_reload(db: Connection, headrace: Running) -> None:
     assert catalog.tables["public", "t"].columns["a"].default == "5"
 
 
+async def test_changes_that_nobody_tells_of_are_noticed(db: Connection, headrace: Running) -> None:
+    """No write would fail for these: the rows would be stored otherwise than they were meant."""
+    await db.execute("create table t (a jsonb, b int)")
+    assert (await headrace.post("t", {"a": "x"})).status_code == 201
+    for change in (
+        "alter table t alter a type text using a #>> '{}'",
+        "alter table t alter b set default 5",
+        "alter table t alter b drop default, alter b set not null, alter b add generated always as identity",
+    ):
+        await db.execute("update t set b = 1 where b is null")
+        before = headrace.service.watch.catalog
+        await db.execute(change)
+        await headrace.eventually(lambda: headrace.service.watch.catalog is not before)  # noqa: B023 - awaited here
+        assert (await headrace.lines("t", b'{"a":"y","b":7}\n{"a":"y"}')).status_code == (
+            400 if "always" in change else 201
+        )
+    assert await rows_of(db, "select distinct a, b from t order by a, b") == [("x", 1), ("y", 1), ("y", 5), ("y", 7)]
+
+
+async def test_reading_the_catalog_is_no_change_of_it(db: Connection, headrace: Running) -> None:
+    """Neither are rows and statistics."""
+    await db.execute("create table t (a int)")
+    assert (await headrace.post("t", {"a": 1})).status_code == 201
+    for statement in ("vacuum analyze t", "analyze"):
+        await db.execute(statement)
+    before = headrace.service.watch.catalog
+    await asyncio.sleep(2.5)
+    assert headrace.service.watch.catalog is before
+
+
 async def test_other_notifications_are_ignored(db: Connection, headrace: Running) -> None:
     """The channel may carry other words one day."""
     await db.execute("notify headrace, 'something'; notify headrace, 'reload'")
@@ -67,6 +97,7 @@ async def test_row_security_that_is_switched_on(db: Connection, dsn: str, start:
     """COPY refuses to apply policies; the other way of writing applies them, from the first request on."""
     role = f"writer_{os.getpid()}"
     await db.execute(f"create role {role} login; create table t (a int); grant insert on t to {role}")
+    await db.execute(f"grant create on database {await db.fetchval('select current_database()')} to {role}")
     try:
         async with start(dsn=dsn.replace("postgres@", f"{role}@")) as headrace:
             assert (await headrace.post("t", {"a": 1})).status_code == 201
@@ -76,7 +107,7 @@ async def test_row_security_that_is_switched_on(db: Connection, dsn: str, start:
             assert (refused.status_code, refused.json()["code"]) == (403, "42501")
         assert await rows_of(db, "select a from t order by a") == [(1,), (2,)]
     finally:
-        await db.execute(f"drop table t; drop role {role}")
+        await db.execute(f"drop table t; drop owned by {role}; drop role {role}")
 
 
 async def test_defaults_that_come_and_go(db: Connection, headrace: Running) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sql import Target
+from sql import Extra, Target
 
 
 @dataclass
@@ -14,6 +15,7 @@ class Request:
 
     payload: bytes
     rows: int = 1
+    extra: Extra | None = None
 
 
 @dataclass
@@ -22,3 +24,5 @@ class Batch:
 
     lane: Target
     submissions: Sequence[Request]
+    deadline: float = math.inf
+    failures: int = 0

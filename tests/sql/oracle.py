@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import asyncpg
 import pytest
 
 import sql.codec
-from sql import Rows, Slot, Target
+from sql import Slot, nothing_target
+from sql.work import Group, Part, Work
 from tests.harness import Connection, Running
 
 RECORDSET = "return=representation"
@@ -87,22 +87,17 @@ class Oracle:
 _store = Slot._store
 
 
-@dataclass
-class _Batch:
-    lane: Target
-    submissions: Sequence[Rows]
-
-
-async def _store_together(slot: Slot, target: Target, rows: Sequence[Rows]) -> Sequence[object]:
+async def _store_together(slot: Slot, work: Work, part: Part) -> Sequence[Sequence[object]]:
     """A batch alone, as if it were one of several. What is bad is judged by COPY, and must be bad for that as well."""
-    if not slot.may_share(target):
-        return await _store(slot, target, rows)
+    (group,) = part.groups
+    if not slot.may_share(group.target):
+        return await _store(slot, work, part)
     try:
-        await slot._store_together([_Batch(target, rows)])
+        # A second one, of nothing.
+        return (await _store(slot, work, Part([group, Group(nothing_target("", ""), group.batch, [])])))[:1]
     except asyncpg.PostgresError:
-        await _store(slot, target, rows)
+        await _store(slot, work, part)
         pytest.fail("COPY takes what the INSERT does not")
-    return [None] * len(rows)
 
 
 def _row(number: int, value: str) -> str:

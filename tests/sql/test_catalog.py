@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from sql import Catalog, Key, Kind, Table, quote_identifier
-from sql.catalog import load
+from sql import Catalog, Kind, Table, quote_identifier
+from sql.catalog import Key, load
 from tests.harness import Connection, rows_of
 
 

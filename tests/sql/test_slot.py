@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import asyncpg
 import pytest
 
-from sql import Catalog, OutcomeUnknown, Rejected, Slot, SqlError, TableChanged, Target, Timeouts, Unavailable, Way
+from sql import Catalog, InDoubt, Rejected, Slot, SqlError, TableChanged, Target, Timeouts, Unavailable, Way
 from sql.catalog import load
 from tests.harness import Connection, rows_of
 from tests.sql.batches import Batch, Request
@@ -89,17 +89,20 @@ async def test_a_closed_connection_is_no_unknown_outcome(db: Connection, dsn: st
 
 
 async def test_a_silent_server_is_given_up(db: Connection, dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server that neither answers nor times out must not hold a slot for ever; what it did, nobody knows."""
+    """A server that neither answers nor times out must not hold a slot for ever; the ledger says what it did."""
     await db.execute("create table t (n int)")
     monkeypatch.setattr(Timeouts, "answer_seconds", 0.2)
     slot = Slot(dsn, Timeouts(), broken)
     await slot.open()
     async with db.transaction():
         await db.execute("lock table t in exclusive mode")
-        (outcome,) = await write(slot, await target_of(db, "n"), [Request(b"1\n")])
-        assert isinstance(outcome, OutcomeUnknown)
-    await slot.open()
+        batches = [Batch(await target_of(db, "n"), [Request(b"1\n")])]
+        with pytest.raises(InDoubt):
+            await slot.write(batches)
+        await slot.open()
+    assert await slot.write(batches) == [[None]]
     assert await write(slot, await target_of(db, "n"), [Request(b"2\n")]) == [None]
+    assert await rows_of(db, "select n from t order by n") == [(1,), (2,)]
     await slot.close()
 
 

@@ -1,0 +1,217 @@
+"""What is written beside the rows, in their transaction: idempotency keys and bad rows. And the first answer to a key.
+
+Owns the SQL for that. Must not know when it is run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import asyncpg
+import msgspec
+from msgspec import Raw, Struct
+
+from sql.errors import Fault, one_line
+from sql.salvage import BadRow, Extra, IdempotencyKey, Salvage, Stored
+from sql.statements import literal
+from sql.target import Target
+
+if TYPE_CHECKING:
+    Connection = asyncpg.Connection[asyncpg.Record]
+
+
+class _BadRow(Struct, omit_defaults=True):
+    """A bad row as it is remembered for the next one who asks with the same key."""
+
+    row: int
+    code: str
+    message: str
+    details: str | None = None
+    hint: str | None = None
+    column: str | None = None
+
+
+class _Answer(Struct, omit_defaults=True):
+    """What an answer says beside "stored"."""
+
+    rows: list[Raw] | None = None
+    bad: list[_BadRow] = []
+
+
+_decode_answer = msgspec.json.Decoder(_Answer).decode
+
+
+def is_repeated(error: BaseException) -> bool:
+    """Whether a write has failed because one of its keys was there already. Nothing was stored."""
+    return (
+        isinstance(error, asyncpg.UniqueViolationError)
+        and error.schema_name == "headrace"
+        and error.table_name == "idempotency"
+    )
+
+
+def statements(extras: Iterable[tuple[Target, Extra, Sequence[str] | None]]) -> list[str]:
+    """The INSERTs for these requests: to which target, what they brought, and the rows that are returned to them."""
+    keys: list[tuple[str, str]] = []
+    bad: list[str] = []
+    for target, extra, result in extras:
+        if extra.key is not None:
+            keys.append((extra.key.text, _key_values(extra.key, result, extra.salvage)))
+        if extra.salvage is not None:
+            bad += [_bad_values(target, row, extra.salvage.request_id) for row in extra.salvage.bad]
+    found = []
+    if keys:
+        # Always in the same order, so that two transactions do not wait for each other in turn.
+        values = ",".join([values for _, values in sorted(keys)])
+        found.append(f"insert into headrace.idempotency (key, fingerprint, answer) values {values}")
+    if bad:
+        columns = (
+            "schema_name, table_name, row, row_bytes, code, message, details, hint, column_name, request_id, row_number"
+        )
+        found.append(f"insert into headrace.quarantine ({columns}) values {','.join(bad)}")
+    return found
+
+
+async def first_answers(
+    connection: Connection, keys: Sequence[IdempotencyKey], key_seconds: float
+) -> Mapping[str, tuple[bytes, Stored]]:
+    """Of the keys that are known: the fingerprint of their request, and its outcome. Forgets those that are too old."""
+    texts = [key.text for key in keys]
+    await connection.execute(
+        "delete from headrace.idempotency where key = any($1) and at < now() - make_interval(secs => $2)",
+        texts,
+        key_seconds,
+    )
+    records = await connection.fetch(
+        "select key, fingerprint, answer::text from headrace.idempotency where key = any($1)", texts
+    )
+    return {record["key"]: (record["fingerprint"], _stored(record["answer"])) for record in records}
+
+
+def _stored(answer: str | None) -> Stored:
+    if answer is None:
+        return Stored(None, (), replayed=True)
+    decoded = _decode_answer(answer)
+    rows = None if decoded.rows is None else [bytes(row).decode() for row in decoded.rows]
+    bad = [
+        BadRow(row.row, b"", Fault(row.code, row.message, row.details, row.hint, row.row, row.column))
+        for row in decoded.bad
+    ]
+    return Stored(rows, bad, replayed=True)
+
+
+def _key_values(key: IdempotencyKey, result: Sequence[str] | None, salvage: Salvage | None) -> str:
+    bad = salvage.bad if salvage is not None else ()
+    answer = "null"
+    if result is not None or bad:
+        rows = None if result is None else [Raw(row.encode()) for row in result]
+        remembered = _Answer(rows, [_remembered(row) for row in bad])
+        answer = literal(msgspec.json.encode(remembered).decode())
+    return f"({literal(key.text)},'\\x{key.fingerprint.hex()}'::bytea,{answer})"
+
+
+def _remembered(row: BadRow) -> _BadRow:
+    fault = row.fault
+    return _BadRow(row.row, fault.code, fault.message, fault.details, fault.hint, fault.column)
+
+
+def _bad_values(target: Target, row: BadRow, request_id: str) -> str:
+    fault = row.fault
+    try:
+        text = None if b"\0" in row.raw else row.raw.decode()
+    except UnicodeDecodeError:
+        text = None
+    values = (
+        literal(target.table.schema),
+        literal(target.table.name),
+        "null" if text is None else literal(text),
+        "null" if text is not None else f"'\\x{row.raw.hex()}'::bytea",
+        literal(fault.code),
+        literal(_clean(fault.message)),
+        *("null" if words is None else literal(_clean(words)) for words in (fault.details, fault.hint, fault.column)),
+        literal(request_id),
+        str(row.row),
+    )
+    return f"({','.join(values)})"
+
+
+def _clean(words: str) -> str:
+    return words.replace("\0", "")  # of a codec that quotes what it was given
+
+
+# One row after the other, each in a subtransaction, all in one round trip. What is transient must not be taken for a
+# bad row. Constraints that are deferred to the end of the transaction are asked at once.
+_TRY_EACH = """
+do $headrace$
+declare
+    statement text;
+    number int := 0;
+    bad json[] := '{}';
+    state text;
+    words text;
+    detail_words text;
+    hint_words text;
+    name text;
+begin
+    for statement in select json_array_elements_text(current_setting('headrace.statements')::json) loop
+        number := number + 1;
+        begin
+            execute statement;
+            set constraints all immediate;
+        exception when others then
+            get stacked diagnostics state = returned_sqlstate, words = message_text, detail_words = pg_exception_detail,
+                hint_words = pg_exception_hint, name = column_name;
+            if left(state, 2) in ('08', '40', '53', '57', '58') or state in ('55P03', '25006') then
+                raise;
+            end if;
+            bad := bad || json_build_object('place', number - 1, 'code', state, 'message', words,
+                'details', nullif(detail_words, ''), 'hint', nullif(hint_words, ''), 'column', nullif(name, ''));
+        end;
+        set constraints all deferred;
+    end loop;
+    perform set_config('headrace.bad', array_to_json(bad)::text, true);
+end
+$headrace$
+"""
+
+_TRIED_AT_ONCE = 1_000
+
+
+class _Tried(Struct):
+    place: int
+    code: str
+    message: str
+    details: str | None
+    hint: str | None
+    column: str | None
+
+
+_decode_tried = msgspec.json.Decoder(list[_Tried]).decode
+
+
+async def try_each(connection: Connection, rows: Sequence[str]) -> dict[int, Fault]:
+    """Which of these INSERTs of one row each would fail, and why, by their places from 0. Nothing is stored.
+
+    Each is tried with those before it that would not. Raises what asyncpg raises for whatever is not a row's fault.
+    """
+    faults: dict[int, Fault] = {}
+    transaction = connection.transaction()
+    await transaction.start()
+    try:
+        for start in range(0, len(rows), _TRIED_AT_ONCE):
+            some = msgspec.json.encode(rows[start : start + _TRIED_AT_ONCE]).decode()
+            await connection.execute("select set_config('headrace.statements', $1, true)", some)
+            await connection.execute(_TRY_EACH)
+            for tried in _decode_tried(await connection.fetchval("select current_setting('headrace.bad')")):
+                fault = Fault(tried.code, tried.message, tried.details, tried.hint, column=tried.column)
+                faults[start + tried.place] = fault
+    finally:
+        if not connection.is_closed():
+            await transaction.rollback()
+    return faults
+
+
+def unsalvageable(error: BaseException) -> Fault:
+    """The fault of all rows of a request that failed as a whole."""
+    return Fault("XX000", one_line(error))

@@ -1,0 +1,138 @@
+"""What a request may bring along beside its rows: a key that makes it safe to repeat, the wish to keep its bad rows.
+
+Owns those values, and how a body is taken apart row by row. Must not know how any of it is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import msgspec
+from msgspec import Raw, Struct
+
+from sql.codec import CopyCodec, Encoded, Payload, RecordCodec, keys_differ, malformed
+from sql.errors import Fault, Rejected
+
+_decode_elements = msgspec.json.Decoder(list[Raw]).decode
+
+
+class IdempotencyKey(Struct, frozen=True):
+    """An idempotency key: 1 to 255 printable ASCII characters. `fingerprint` is a digest of the whole request."""
+
+    text: str
+    fingerprint: bytes
+
+
+class BadRow(Struct, frozen=True):
+    """A row that cannot be stored, as it came. `row` counts from 1 within its request."""
+
+    row: int
+    raw: bytes
+    fault: Fault
+
+
+class Stored(Struct, frozen=True):
+    """What became of a request that had an `Extra`: its rows are committed, the `bad` ones are in quarantine.
+
+    `result` is the stored rows as JSON texts, if they were asked for. `replayed` says that an earlier request with the
+    same key has written it all, and nothing was written now.
+    """
+
+    result: Sequence[str] | None
+    bad: Sequence[BadRow] = ()
+    replayed: bool = False
+
+
+class Salvage:
+    """The wish to have bad rows kept in `headrace.quarantine`, in the transaction that holds the good ones.
+
+    `body` is that of the request, with `lines` if it is newline-delimited JSON; `bad` are the rows that a codec has
+    refused. With `everything`, all rows are kept when it is not a row but the request that fails (its table is gone):
+    nobody is left to be told.
+    """
+
+    __slots__ = ("bad", "body", "everything", "lines", "request_id")
+
+    def __init__(
+        self, request_id: str, body: bytes, *, lines: bool, bad: Sequence[BadRow] = (), everything: bool = False
+    ) -> None:
+        self.request_id = request_id
+        self.body = body
+        self.lines = lines
+        self.bad = tuple(bad)
+        self.everything = everything
+
+    def rows(self) -> list[tuple[int, bytes]]:
+        """The rows that are not bad, as they came, with their numbers."""
+        bad = {row.row for row in self.bad}
+        raws = rows_of_body(self.body, lines=self.lines)
+        return [(number, raw) for number, raw in enumerate(raws, 1) if number not in bad]
+
+    def with_bad(self, rows: Sequence[BadRow]) -> Salvage:
+        """The same with more bad rows."""
+        bad = sorted([*self.bad, *rows], key=lambda row: row.row)
+        return Salvage(self.request_id, self.body, lines=self.lines, bad=bad, everything=self.everything)
+
+
+class Extra:
+    """What a request may bring along beside its rows."""
+
+    __slots__ = ("key", "salvage")
+
+    def __init__(self, key: IdempotencyKey | None = None, salvage: Salvage | None = None) -> None:
+        self.key = key
+        self.salvage = salvage
+
+
+def rows_of_body(body: bytes, *, lines: bool) -> list[bytes]:
+    """The rows of a body, each as it came. Raises `Rejected` if it cannot be divided."""
+    if lines:
+        return [line.strip() for line in body.split(b"\n") if line and not line.isspace()]
+    body = body.strip(b" \t\r\n")
+    if not body.startswith(b"["):
+        return [body]
+    try:
+        return [bytes(raw) for raw in _decode_elements(body)]
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise malformed() from None
+
+
+def salvage_rows(codec: CopyCodec | RecordCodec, body: bytes, *, lines: bool) -> tuple[Encoded, list[BadRow]]:
+    """What is good of a body of which not all is, and the rest. Raises `Rejected` if it cannot be divided into rows.
+
+    An array's rows must all have the same keys, as ever: those of the first good one.
+    """
+    good: list[bytes] = []
+    bad: list[BadRow] = []
+    columns: tuple[str, ...] | None = None
+    for number, raw in enumerate(rows_of_body(body, lines=lines), 1):
+        try:
+            encoded = codec.one(raw)
+            if columns is None:
+                columns = encoded.columns
+            elif encoded.columns != columns and not (lines and isinstance(codec, CopyCodec)):
+                raise keys_differ()
+        except Rejected as error:
+            bad.append(BadRow(number, raw, error.fault.at(number)))
+        else:
+            good.append(raw)
+    if isinstance(codec, CopyCodec):
+        reader = codec.lines()
+        for raw in good:
+            reader.feed(_one_line(raw) + b"\n")
+        return reader.finish(), bad
+    return codec.array(b"[" + b",".join(good) + b"]"), bad
+
+
+def _one_line(raw: bytes) -> bytes:
+    """A JSON value without line ends, which between its tokens mean nothing, and inside of them are not allowed."""
+    return raw.replace(b"\n", b" ").replace(b"\r", b" ") if b"\n" in raw or b"\r" in raw else raw
+
+
+def without(payload: Payload, places: Sequence[int]) -> bytes:
+    """COPY text without the lines at these places (from 0)."""
+    whole = payload if isinstance(payload, bytes) else b"".join(cast("Sequence[bytes]", payload))
+    lines = whole.split(b"\n")  # the last one is what follows the last line end: nothing
+    leave = set(places)
+    return b"\n".join([line for place, line in enumerate(lines) if place not in leave])
