@@ -250,11 +250,11 @@ class Slot:
                 await self._reopen(work, part, doubtful=False)
             try:
                 await self._judge_error(error, meaning, work, part)
-            except InDoubt:
-                raise
             except Unavailable as unavailable:
                 work.unavailable(part, str(unavailable))
-            except Exception:
+            except Exception as another:
+                if isinstance(another, _NotSent) or meaning_of(another) is Meaning.AWAY:
+                    await self._reopen(work, part, doubtful=False)
                 logger.exception("the verdict on a failed write failed itself")
                 work.settle_all(part, iter(lambda: SqlError("internal error"), None))
         elif isinstance(error, RowsFiltered):

@@ -14,6 +14,7 @@ from sql import (
     Extra,
     Fault,
     IdempotencyKey,
+    InDoubt,
     KeyReused,
     RecordCodec,
     Rejected,
@@ -25,6 +26,7 @@ from sql import (
     Unavailable,
     Way,
     nothing_target,
+    records,
     rows_of_body,
     salvage_rows,
 )
@@ -300,6 +302,34 @@ async def test_the_same_key_twice_in_one_batch(slot: Slot, db: Connection) -> No
     assert isinstance(outcomes, Sequence)
     assert sorted(outcome.replayed for outcome in stored([outcomes[:2]])) == [False, True]
     assert await rows_of(db, "select n from t order by n") == [(1,), (2,)]
+
+
+async def test_a_connection_that_is_lost_over_the_verdict(
+    slot: Slot, db: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of this part was stored, so it is judged again on the next connection."""
+    made = await batch(db, b'{"n":1}', b'{"n":2}', extras=keyed("k", "l"))
+    stored(await slot.write([made]))
+    again = await batch(db, b'{"n":1}', b'{"n":3}', extras=keyed("k", "m"))
+    for failing, error in (("first_answers", ConnectionResetError), ("try_each", TimeoutError)):
+
+        async def lose(*_: object, error: type[Exception] = error) -> None:
+            raise error
+
+        monkeypatch.setattr(records, failing, lose)
+        if failing == "try_each":
+            body = b'[{"p":7,"n":9},{"n":4,"p":1}]'
+            again = await batch(
+                db, b'{"n":5,"p":1}', body, extras=[None, Extra(salvage=Salvage("r", body, lines=False))]
+            )
+        with pytest.raises((Unavailable, InDoubt)):
+            await slot.write([again])
+        monkeypatch.undo()
+        await slot.open()
+        (outcomes,) = await slot.write([again])
+        assert isinstance(outcomes, Sequence)
+        assert not any(isinstance(outcome, Exception) for outcome in outcomes)
+    assert await rows_of(db, "select n from t order by n") == [(1,), (2,), (3,), (4,), (5,)]
 
 
 async def test_two_slots_with_the_same_key(slot: Slot, db: Connection, dsn: str) -> None:
