@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 BENCH_STAMP := $(VENV)/.bench-installed
 UV := $(shell command -v uv 2>/dev/null)
 
-.PHONY: help setup serve test check format bench bench-full profile lock clean
+.PHONY: help setup serve test soak check format bench bench-full profile lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ serve: $(STAMP)  ## start the service, with a PostgreSQL of its own unless HEADR
 
 test: $(STAMP)  ## run all tests
 	$(BIN)/python -m pytest $(ARGS)
+
+soak: $(STAMP)  ## ten minutes of random faults under load (SOAK_SECONDS), and then every row is looked at
+	$(BIN)/python -m pytest tests/faults -m soak $(ARGS)
 
 check: $(STAMP)  ## lint, types, import rules
 	$(BIN)/ruff check .
