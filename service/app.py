@@ -20,7 +20,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
 from service import metrics
-from service.ingest import request_of
+from service.ingest import marks_of, request_of
 from service.lifespan import STATE, Service, running
 from service.problems import INTERNAL_ERROR, JSON, Answer, Problem, refusal
 from service.settings import Settings
@@ -102,12 +102,11 @@ async def post_rows(http: HttpRequest) -> Response:
         reading.cancel()  # it may come before the end of the body
 
     headers = http.headers
-    declared = headers.get("content-length")
-    posting = _service(http).postings.open(request_of(http.path_params["table"], headers.raw), respond)
-    posting.begin(
-        declared=int(declared) if declared is not None else None,
-        expects=headers.get("expect", "").lower() == "100-continue",
-    )
+    length = headers.get("content-length")
+    declared = int(length) if length is not None else None
+    request = request_of(http.path_params["table"], headers.raw)
+    posting = _service(http).postings.open(request, respond, marks=marks_of(headers.raw))
+    posting.begin(declared=declared, expects=headers.get("expect", "").lower() == "100-continue")
     if not answered.done():  # else it is refused by its head, and asking for the body would have the client send it
         with reading:
             try:
@@ -203,8 +202,23 @@ _POST_ROWS_OPENAPI = {
             "name": "Prefer",
             "in": "header",
             "schema": {"type": "string"},
-            "description": "`return=representation`: answer the stored rows. `respond-async`: answer 202 at once. "
-            "`wait=SECONDS`: the deadline.",
+            "description": "`return=representation`: answer the stored rows. `respond-async`: answer 202 at once; rows "
+            "that turn out bad go to quarantine. `wait=SECONDS`: the deadline. `bad-rows=quarantine`: store the good "
+            "rows, keep the bad ones in `headrace.quarantine`, and name them in the answer.",
+        },
+        {
+            "name": "Idempotency-Key",
+            "in": "header",
+            "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+            "description": "Makes the request safe to send again: the same request with the same key is stored once, "
+            "and answered as the first time, with `Idempotency-Replayed: true`. 409 while the first one is under way, "
+            "422 for another request with the same key.",
+        },
+        {
+            "name": "X-Request-Id",
+            "in": "header",
+            "schema": {"type": "string", "maxLength": 128},
+            "description": "The name under which bad rows of the request are in quarantine.",
         },
         {
             "name": "Content-Profile",

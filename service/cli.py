@@ -1,4 +1,4 @@
-"""The command line: `headrace serve`, `headrace load`, `headrace psql`.
+"""The command line: `headrace serve`, `headrace load`, `headrace quarantine`, `headrace psql`.
 
 Owns arguments and what people read in the terminal. Must not know how anything is done.
 """
@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
+import anyio
 import typer
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
-from service.embedded import EmbeddedError
+from service import quarantine
+from service.embedded import EmbeddedError, running_dsn
 from service.embedded import psql as run_psql
 from service.lifespan import Service
 from service.load import DEFAULT_URL, Destination, Job, Limits
@@ -30,6 +33,11 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+_quarantine = typer.Typer(
+    name="quarantine", help="Bad rows that were kept: look at them, try them again, drop them.", no_args_is_help=True
+)
+app.add_typer(_quarantine)
 
 _LIMITS = Limits()
 
@@ -130,6 +138,78 @@ def psql(context: typer.Context) -> None:
         raise typer.Exit(run_psql(_settings().data_dir, context.args))
     except EmbeddedError as error:
         _fail(str(error))
+
+
+# -------------------------------------------------------------------- quarantine
+
+_Dsn = Annotated[str | None, typer.Option(help="The database (HEADRACE_DSN). Without: the service's own.")]
+_Json = Annotated[bool, typer.Option("--json", help="One JSON object on each line.")]
+_OfTable = Annotated[str | None, typer.Option("--table", help="Only rows for this table: its name, or schema.name.")]
+_Ids = Annotated[list[int] | None, typer.Argument(metavar="ID...", show_default=False)]
+_All = Annotated[bool, typer.Option("--all", help="All rows of all tables.")]
+
+
+@_quarantine.command("list")
+def quarantine_list(
+    *,
+    table: _OfTable = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many, the oldest first.")] = 100,
+    as_json: _Json = False,
+    dsn: _Dsn = None,
+) -> None:
+    """List rows in quarantine."""
+    _in_quarantine(dsn, lambda connection: quarantine.list_entries(connection, table, limit, as_json=as_json))
+
+
+@_quarantine.command("show")
+def quarantine_show(
+    entry_id: Annotated[int, typer.Argument(metavar="ID")], *, as_json: _Json = False, dsn: _Dsn = None
+) -> None:
+    """Show a row as it came, and why it is in quarantine."""
+    _in_quarantine(dsn, lambda connection: quarantine.show_entry(connection, entry_id, as_json=as_json))
+
+
+@_quarantine.command("replay")
+def quarantine_replay(
+    ids: _Ids = None, *, table: _OfTable = None, all_: _All = False, as_json: _Json = False, dsn: _Dsn = None
+) -> None:
+    """Try to store rows again. Ends with status 0 only if every one of them is stored."""
+    choice = quarantine.Choice(ids or (), table, all_)
+    _in_quarantine(dsn, lambda connection: quarantine.replay(connection, choice, as_json=as_json), choice)
+
+
+@_quarantine.command("drop")
+def quarantine_drop(
+    ids: _Ids = None, *, table: _OfTable = None, all_: _All = False, as_json: _Json = False, dsn: _Dsn = None
+) -> None:
+    """Delete rows from the quarantine for good. Asks no questions."""
+    choice = quarantine.Choice(ids or (), table, all_)
+    _in_quarantine(dsn, lambda connection: quarantine.drop(connection, choice, as_json=as_json), choice)
+
+
+def _in_quarantine(
+    dsn: str | None,
+    act: Callable[[quarantine.Connection], Awaitable[bool | None]],
+    choice: quarantine.Choice | None = None,
+) -> None:
+    """Connect and act; ends with status 1 if that says False."""
+
+    async def main() -> bool | None:
+        if choice is not None:
+            choice.check()
+        settings = _settings(dsn=dsn)
+        async with quarantine.connected(settings.dsn or running_dsn(settings.data_dir)) as connection:
+            return await act(connection)
+
+    try:
+        done = anyio.run(main)
+    except (quarantine.QuarantineError, EmbeddedError) as error:
+        _fail(str(error))
+    if done is False:
+        raise typer.Exit(1)
+
+
+# -------------------------------------------------------------------- what all of them need
 
 
 def _settings(**given: Any) -> Settings:

@@ -62,7 +62,7 @@ class EmbeddedPostgres:
     @property
     def dsn(self) -> str:
         """How to connect."""
-        return f"postgresql://postgres@/postgres?host={quote(str(self.socket_folder), safe='/')}&port={_PORT}"
+        return _dsn(self.socket_folder)
 
     @classmethod
     def start(cls, folder: Path, settings: Mapping[str, str] | None = None) -> EmbeddedPostgres:
@@ -176,9 +176,7 @@ class EmbeddedPostgres:
 
 def psql(folder: Path, arguments: list[str]) -> int:
     """Run the wheel's psql on the running server of this folder; its exit status."""
-    socket_folder = _socket_folder(folder.absolute())
-    if not (socket_folder / f".s.PGSQL.{_PORT}").exists():
-        raise EmbeddedError(f"No database runs in {folder}: start it with `headrace serve`.")
+    socket_folder = _running_socket_folder(folder)
     command: list[str | Path] = [
         _binaries() / "psql",
         "-h",
@@ -190,6 +188,22 @@ def psql(folder: Path, arguments: list[str]) -> int:
         *arguments,
     ]
     return subprocess.run(command, check=False).returncode  # noqa: S603 - the operator's own arguments
+
+
+def running_dsn(folder: Path) -> str:
+    """How to connect to the running server of this folder. Raises `EmbeddedError` if none runs there."""
+    return _dsn(_running_socket_folder(folder))
+
+
+def _dsn(socket_folder: Path) -> str:
+    return f"postgresql://postgres@/postgres?host={quote(str(socket_folder), safe='/')}&port={_PORT}"
+
+
+def _running_socket_folder(folder: Path) -> Path:
+    socket_folder = _socket_folder(folder.absolute())
+    if not (socket_folder / f".s.PGSQL.{_PORT}").exists():
+        raise EmbeddedError(f"No database runs in {folder}: start it with `headrace serve`.")
+    return socket_folder
 
 
 def _binaries() -> Path:

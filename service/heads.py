@@ -14,7 +14,7 @@ from typing import TypeAlias
 import httptools
 
 from service.connections import ConnectionLimits
-from service.ingest import Ingest, Plan, Request, request_of
+from service.ingest import NO_MARKS, Ingest, Marks, Plan, Request, marks_of, request_of
 from service.problems import MALFORMED_HTTP, Refused, head_too_large, url_too_long
 
 Headers: TypeAlias = Sequence[tuple[bytes, bytes]]
@@ -31,7 +31,7 @@ class Head:
     `path` is decoded.
     """
 
-    __slots__ = ("body_size", "expects", "keep_alive", "method", "path", "query", "request", "version")
+    __slots__ = ("body_size", "expects", "keep_alive", "marks", "method", "path", "query", "request", "version")
 
     def __init__(self, method: str, path: str, query: bytes, version: str, headers: Headers) -> None:
         self.method = method
@@ -40,6 +40,7 @@ class Head:
         self.version = version
         self.keep_alive = True
         self.request: Request | None = None
+        self.marks: Marks = NO_MARKS
         self.body_size: int | None = 0
         self.expects = False
         is_1_0 = version == "1.0"
@@ -63,14 +64,17 @@ class Head:
 
 
 class Known:
-    """A head that has been seen, with what was planned for it by catalog `version`."""
+    """A head that has been seen, with what was planned for it by catalog `version`. Nearly all are plain: all that is
+    asked for is to store the rows.
+    """
 
-    __slots__ = ("body_size", "head", "plan", "request", "version")
+    __slots__ = ("body_size", "head", "is_plain", "plan", "request", "version")
 
     def __init__(self, head: Head, request: Request, plan: Plan) -> None:
         self.head = head
         self.request = request
         self.plan = plan
+        self.is_plain = not plan.is_extra
         self.version = plan.version
         self.body_size = head.body_size
 
@@ -102,7 +106,7 @@ class Heads:
             plan = ingest.plan(head.request)
         except Exception:  # noqa: BLE001 - see above
             return None
-        usual = head.keep_alive and not head.expects and head.body_size is not None
+        usual = head.keep_alive and not head.expects and head.body_size is not None and head.marks is NO_MARKS
         if usual and source.startswith(b"POST ") and len(source) <= self._REMEMBERED_BYTES_MAX:
             if len(self.known) >= self._REMEMBERED_MAX:
                 self.known.clear()
@@ -133,4 +137,5 @@ class Heads:
             table = path[len(self._prefix) :]
             if table and "/" not in table:
                 head.request = request_of(table, headers)
+                head.marks = marks_of(headers)
         return head

@@ -6,7 +6,9 @@ server; `posting.py` carries a request through.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Iterable, Sequence
+from dataclasses import replace
 from typing import cast
 
 import msgspec
@@ -15,6 +17,7 @@ from service import prefer
 from service.prefer import Preferences
 from service.problems import JSON, Answer, Problem, Refused, refusal
 from sql import (
+    BadRow,
     Catalog,
     CatalogMissing,
     CopyCodec,
@@ -23,11 +26,13 @@ from sql import (
     LineReader,
     RecordCodec,
     Rejected,
+    Stored,
     Table,
     Target,
     Targets,
     Way,
     is_array,
+    salvaging,
     unknown_table,
 )
 
@@ -36,6 +41,9 @@ _LINES_TYPES = frozenset({"application/x-ndjson", "application/ndjson", "applica
 
 # PostgREST sends the range of what it returns; of a write without a count it says that it does not count.
 _UNCOUNTED = ("content-range", "*/*")
+
+_NAMED_MAX = 100
+"""Bad rows that an answer names; all of them are in the quarantine."""
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -59,6 +67,28 @@ def request_of(table: str, headers: Iterable[tuple[bytes, bytes]]) -> Request:
         elif name == b"content-profile" and schema is None:
             schema = value.decode("latin-1")
     return Request(table, content_type or "", ",".join(preferences), schema or "")
+
+
+class Marks(msgspec.Struct, frozen=True):
+    """What a request says of itself alone: its `Idempotency-Key` headers as they came, and its `X-Request-Id`."""
+
+    keys: tuple[bytes, ...] = ()
+    request_id: bytes = b""
+
+
+NO_MARKS = Marks()
+
+
+def marks_of(headers: Iterable[tuple[bytes, bytes]]) -> Marks:
+    """The marks in these headers, their names in lower case; `NO_MARKS` itself if there are none."""
+    keys: list[bytes] = []
+    request_id = b""
+    for name, value in headers:
+        if name == b"idempotency-key":
+            keys.append(value.strip())
+        elif name == b"x-request-id" and not request_id:
+            request_id = value.strip()
+    return Marks(tuple(keys), request_id) if keys or request_id else NO_MARKS
 
 
 class _Route:
@@ -88,21 +118,25 @@ class _Route:
 class Plan:
     """What all requests that say the same before their bodies have in common: how to read rows, and what to answer.
 
-    `wait_seconds` is how long they may wait, `accepted` the answer before the commit. `version` is that of the catalog
-    it goes by.
+    `wait_seconds` is how long they may wait, `accepted` the answer before the commit, `nothing` the one to a request
+    without rows. `salvages` says that bad rows do not fail their request. `version` is that of the catalog it goes by.
     """
 
     def __init__(self, route: _Route, preferences: Preferences, version: int, *, lines: bool, seconds: float) -> None:
         self.table = route.table
         self.version = version
         wait = preferences.wait_seconds
-        self.wait_seconds = seconds if wait is None else min(wait, seconds)
         self.respond_async = preferences.respond_async
+        self.salvages = preferences.quarantine
+        self.is_extra = preferences.is_extra
+        # Who has a 202 does not wait, and nobody could tell him that his rows were given up.
+        self.wait_seconds = math.inf if self.respond_async else seconds if wait is None else min(wait, seconds)
+        self.lines = lines
         headers = _success_headers(preferences)
         self.accepted = Answer(202, headers)
         self._stored = Answer(201, headers)
         self._returning = preferences.returning
-        self._lines = lines
+        self.nothing = self.accepted if self.respond_async else self.stored(None)
         self._targets = route.targets
         table = route.table
         self._way = Way.RECORDSET_RETURNING if preferences.returning else Way.COPY if table.copyable else Way.RECORDSET
@@ -114,7 +148,7 @@ class Plan:
 
     def encode(self, body: bytes) -> Encoded:
         """The rows of a whole body. Raises `Rejected`, `TooLarge`."""
-        if self._lines:
+        if self.lines:
             if self._copy is None:
                 return cast("RecordCodec", self._codec).lines(body)
             reader = self._copy.lines()
@@ -126,7 +160,14 @@ class Plan:
 
     def reader(self) -> Reader:
         """A reader for a body that arrives in pieces."""
-        return Reader(self, self._copy.lines() if self._lines and self._copy else None)
+        return Reader(self, self._copy.lines() if self.lines and self._copy else None)
+
+    def salvaging(self, body: bytes) -> Generator[None, None, tuple[Encoded, list[BadRow]]]:
+        """The rows of a whole body that are good, and those that are not. Yields between pieces of the work.
+
+        Raises `Rejected`, `TooLarge`.
+        """
+        return salvaging(self._codec, body, lines=self.lines)
 
     def target_of(self, encoded: Encoded) -> Target:
         """What the rows are written to. Their payload is nothing if they have no columns."""
@@ -144,6 +185,43 @@ class Plan:
             return self._stored
         rows = cast("Sequence[str]", result or ())
         return Answer(201, (*self._stored.headers, ("content-type", JSON)), f"[{','.join(rows)}]".encode())
+
+    def answer(self, stored: Stored, rows: int, request_id: str) -> Answer:
+        """The answer to a request that brought more than its `rows`: a key, or leave to keep bad ones."""
+        answer = self.stored(stored.result)
+        headers, body = answer.headers, answer.body
+        bad = stored.bad
+        if bad:
+            named = ",".join([str(row.row) for row in bad[:_NAMED_MAX]])
+            headers = (*headers, ("headrace-quarantined", str(len(bad))), ("headrace-quarantined-rows", named))
+            if not self._returning:
+                headers = (*headers, ("content-type", JSON))
+                reasons = [
+                    _Quarantined(row.row, fault.code, fault.message, fault.details, fault.column)
+                    for row, fault in ((row, row.fault) for row in bad[:_NAMED_MAX])
+                ]
+                body = msgspec.json.encode(_InPart(rows - len(bad), reasons, request_id))
+        if stored.replayed:
+            headers = (*headers, ("idempotency-replayed", "true"))
+        return Answer(201, headers, body)
+
+
+class _Quarantined(msgspec.Struct):
+    """A bad row, as the answer names it."""
+
+    row: int
+    code: str
+    message: str
+    details: str | None
+    column: str | None
+
+
+class _InPart(msgspec.Struct):
+    """The body of an answer to a request of which not all is stored."""
+
+    stored: int
+    quarantined: list[_Quarantined]
+    request_id: str
 
 
 class Reader:
@@ -174,15 +252,16 @@ class Ingest:
     """Plans requests by the newest catalog; `version` counts the catalogs.
 
     `schemas` are the exposed ones, the default first. A request's rows may take `bytes_max` bytes, and wait for
-    `seconds_max` seconds.
+    `seconds_max` seconds. `quarantines` says whether there is a place for bad rows.
     """
 
     # A producer of ever new headers must not grow memory.
     _PLANS_MAX = 4096
     _PLANNED_CHARACTERS_MAX = 512
 
-    def __init__(self, schemas: Sequence[str], *, seconds_max: float, bytes_max: int) -> None:
+    def __init__(self, schemas: Sequence[str], *, seconds_max: float, bytes_max: int, quarantines: bool = True) -> None:
         self.version = 0
+        self.quarantines = quarantines
         self._schemas = tuple(schemas)
         self._seconds_max = seconds_max
         self._bytes_max = bytes_max
@@ -228,12 +307,16 @@ class Ingest:
         if route is None:
             raise unknown_table(schema, request.table)
         preferences = prefer.parse(request.prefer) if request.prefer else prefer.NONE
+        if preferences.quarantine and not self.quarantines:
+            preferences = replace(preferences, quarantine=False)
         return Plan(route, preferences, self.version, lines=lines, seconds=self._seconds_max)
 
 
 def _success_headers(preferences: Preferences) -> tuple[tuple[str, str], ...]:
     applied = preferences.applied
-    if preferences.wait_seconds is not None:
+    if preferences.quarantine:
+        applied = (*applied, "bad-rows=quarantine")
+    if preferences.wait_seconds is not None and not preferences.respond_async:
         applied = (*applied, f"wait={preferences.wait_seconds:.0f}")
     return (_UNCOUNTED, ("preference-applied", ", ".join(applied))) if applied else (_UNCOUNTED,)
 

@@ -18,10 +18,11 @@ from service.connections import Connections
 from service.embedded import EmbeddedPostgres
 from service.heads import Heads
 from service.ingest import Ingest
+from service.keys import Keys
 from service.metrics import Metrics
-from service.posting import Postings
+from service.postings import Postings
 from service.wire import Wire
-from sql import CatalogWatch, InDoubt, Slot, Unavailable, is_abandoned
+from sql import CatalogWatch, InDoubt, Slot, Unavailable, is_abandoned, keep_clean
 
 if TYPE_CHECKING:
     from service.settings import Settings
@@ -95,21 +96,29 @@ async def _parts(settings: Settings, dsn: str) -> AsyncIterator[Service]:
     """Construct, connect and run the parts."""
     metrics = Metrics()
     retry = Retry(on=Unavailable, doubt=InDoubt, max_seconds=settings.retry_seconds_max)
-    ingest = Ingest(settings.schemas, seconds_max=settings.request_seconds_max, bytes_max=settings.pending_bytes_max)
+    ingest = Ingest(
+        settings.schemas,
+        seconds_max=settings.request_seconds_max,
+        bytes_max=settings.pending_bytes_max,
+        quarantines=not settings.at_least_once,
+    )
     watch = CatalogWatch(dsn, settings.schemas, settings.timeouts, ingest.publish, retry.delay)
     slots = [
         Slot(dsn, settings.timeouts, watch.reload, at_least_once=settings.at_least_once)
         for _ in range(settings.flush_slots)
     ]
     batcher = Batcher(slots, settings.limits, retry, doubt_seconds=settings.doubt_seconds_max, observe=metrics.flushed)
-    metrics.watch(batcher)
-    postings = Postings(ingest, batcher, watch, metrics, settings.body_limits)
+    keys = None if settings.at_least_once else Keys()
+    postings = Postings(ingest, batcher, watch, metrics, settings.body_limits, keys=keys)
+    metrics.watch(batcher, postings.traffic)
     connections = Connections(settings.connection_limits)
     heads = Heads(settings.prefix, settings.connection_limits)
     service = Service(settings, dsn, ingest, batcher, watch, metrics, postings, connections, heads, Wire())
     async with anyio.create_task_group() as tasks:
         for run in (watch.run, postings.run, connections.run):
             tasks.start_soon(run)
+        if not settings.at_least_once:
+            tasks.start_soon(keep_clean, dsn, settings.timeouts)
         try:
             async with batcher.running(drain_seconds=settings.drain_seconds_max):
                 await watch.tried()  # who is served at once should not be told that the tables are not known yet

@@ -5,7 +5,8 @@ Owns metric names. Must not know how a number comes about.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -16,8 +17,22 @@ from batching import Batcher, Flush
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 
-OUTCOMES = ("committed", "rejected", "shed", "unknown", "failed")
-"""What becomes of a request; each has one."""
+OUTCOMES = ("committed", "rejected", "quarantined", "shed", "unknown", "failed")
+"""What becomes of a request, and of each row; each has one."""
+
+
+class Amount(NamedTuple):
+    """So many requests, with so many rows."""
+
+    requests: int
+    rows: int
+
+
+class Traffic(NamedTuple):
+    """What has been received since the start, and what of it has no outcome yet."""
+
+    received: Amount
+    pending: Amount
 
 
 class Metrics:
@@ -50,14 +65,28 @@ class Metrics:
         self._requests[outcome] += 1
         self._rows[outcome] += rows
 
+    def stored(self, committed: int, quarantined: int) -> None:
+        """A request is committed, with so many rows in their table and so many in quarantine."""
+        self._requests["quarantined" if quarantined and not committed else "committed"] += 1
+        self._rows["committed"] += committed
+        self._rows["quarantined"] += quarantined
+
+    def unbalanced(self, traffic: Traffic) -> Amount:
+        """What was received, has no outcome and is not pending either: requests and rows that somebody has lost."""
+        received, pending = traffic
+        return Amount(
+            received.requests - sum(self._requests.values()) - pending.requests,
+            received.rows - sum(self._rows.values()) - pending.rows,
+        )
+
     def flushed(self, flush: Flush) -> None:
         """A batch ended."""
         self._batch_rows.observe(flush.rows)
         (self._failed if flush.failure else self._ended).observe(flush.seconds)
 
-    def watch(self, batcher: Batcher) -> None:
-        """Report this batcher's queue at each scrape."""
-        self.registry.register(_QueueCollector(batcher))
+    def watch(self, batcher: Batcher, traffic: Callable[[], Traffic]) -> None:
+        """Report this batcher's queue, and the traffic that comes to it, at each scrape."""
+        self.registry.register(_QueueCollector(self, batcher, traffic))
 
     def text(self) -> bytes:
         """All metrics in Prometheus' text format."""
@@ -72,10 +101,11 @@ class _OutcomeCollector(Collector):
     def collect(self) -> Iterable[Metric]:
         requests = CounterMetricFamily(
             "headrace_requests",
-            "Requests to write rows, by outcome: committed, rejected (4xx), shed (429, 503), unknown, failed.",
+            "Requests to write rows, by outcome: committed, rejected (4xx), quarantined (all of their rows), shed "
+            "(429, 503), unknown, failed.",
             labels=["outcome"],
         )
-        rows = CounterMetricFamily("headrace_rows", "Rows, by the outcome of their request.", labels=["outcome"])
+        rows = CounterMetricFamily("headrace_rows", "Rows, by outcome.", labels=["outcome"])
         for family, counts in ((requests, self._requests), (rows, self._rows)):
             for outcome, count in counts.items():
                 family.add_metric([outcome], count)
@@ -83,18 +113,28 @@ class _OutcomeCollector(Collector):
 
 
 class _QueueCollector(Collector):
-    def __init__(self, batcher: Batcher) -> None:
+    def __init__(self, metrics: Metrics, batcher: Batcher, traffic: Callable[[], Traffic]) -> None:
+        self._metrics = metrics
         self._batcher = batcher
+        self._traffic = traffic
 
     def collect(self) -> Iterable[Metric]:
         now = self._batcher.statistics()
-        yield GaugeMetricFamily("headrace_queued_rows", "Rows that wait for a batch.", now.waiting_rows)
-        yield GaugeMetricFamily("headrace_queued_bytes", "Bytes of rows that wait for a batch.", now.waiting_bytes)
-        yield GaugeMetricFamily(
-            "headrace_pending_requests", "Requests that wait for their outcome.", now.pending_submissions
+        received, pending = traffic = self._traffic()
+        unbalanced = self._metrics.unbalanced(traffic)
+        yield CounterMetricFamily(
+            "headrace_received_requests", "Requests to write rows that have arrived.", received.requests
         )
-        yield GaugeMetricFamily("headrace_pending_rows", "Rows of those requests.", now.pending_rows)
-        yield GaugeMetricFamily("headrace_pending_bytes", "Bytes of those rows.", now.pending_bytes)
-        yield GaugeMetricFamily(
-            "headrace_database_up", "1 if the database takes batches, 0 if not.", float(self._batcher.away() is None)
-        )
+        yield CounterMetricFamily("headrace_received_rows", "Rows that could be read in them.", received.rows)
+        yield _gauge("queued_rows", "Rows that wait for a batch.", now.waiting_rows)
+        yield _gauge("queued_bytes", "Bytes of rows that wait for a batch.", now.waiting_bytes)
+        yield _gauge("pending_requests", "Requests that have no outcome yet.", pending.requests)
+        yield _gauge("pending_rows", "Rows of those requests.", pending.rows)
+        yield _gauge("pending_bytes", "Bytes of those that the batcher has.", now.pending_bytes)
+        yield _gauge("unbalanced_requests", "Received, without an outcome, and not pending: 0.", unbalanced.requests)
+        yield _gauge("unbalanced_rows", "The same of rows: 0.", unbalanced.rows)
+        yield _gauge("database_up", "1 if the database takes batches, 0 if not.", float(self._batcher.away() is None))
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(f"headrace_{name}", text, value)

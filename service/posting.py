@@ -1,200 +1,74 @@
 """A posting: one request to store rows, from its head to its answer. All lanes drive it; none does what it does.
 
-Owns the life of a request: its body within limits on size, time and memory, the second look at a newer catalog, the
-batcher, the answer, the metrics. Synchronous: a lane hands over what has arrived and is called back with the `Answer`.
-Must not know HTTP on the wire, nor how rows are written.
+Owns the life of a request: its body, the second look at a newer catalog, the batcher, the answer. Synchronous: a lane
+hands over what has arrived and is called back with the `Answer`. Must not know HTTP on the wire, nor how rows are
+written, nor what the few requests need that ask for more (`extras.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, replace
-from typing import TypeAlias, cast
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeAlias, cast
 
-import anyio
-
-from batching import Batcher, Closed, Outcome, QueueFull, Submission
-from service.ingest import Ingest, Plan, Reader, Request, is_miss
-from service.metrics import Metrics
+from batching import NotQueued, Outcome, Submission
+from service.body import KEPT_BYTES_MAX, LARGE_BYTES, Arrival, held_for
+from service.ingest import Plan, Request, is_miss
 from service.problems import (
     MALFORMED_HTTP,
     Answer,
     Refused,
-    body_late,
     body_too_large,
     is_expected,
     problem_of,
 )
-from sql import CatalogWatch, Encoded, Rejected, TableChanged
+from sql import Encoded, Extra, Rejected, TableChanged
+
+if TYPE_CHECKING:
+    from service.postings import Postings
 
 logger = logging.getLogger(__name__)
 
 Respond: TypeAlias = Callable[[Answer], object]
 """How a lane is told the answer: once, from the event loop, maybe before the call that caused it returns."""
 
-_KEPT_BYTES_MAX = 64 * 1024
-"""A body up to this size is kept until its answer, so that it can be read again by a newer catalog."""
-
-_OBJECT_BYTES = 64
-"""What a piece of a body takes in memory beside its bytes."""
-
-_LARGE_BYTES = 16 * 1024
-"""Reading the rows of a body of this size takes longer than refusing it, by far (scenario "overload")."""
-
-SWALLOWED_BYTES_MAX = 256 * 1024
-"""What may still come of a body that is refused already, to keep the connection; for more it is closed. Most bulk
-requests are smaller (1,000 rows of five columns have 100 kB)."""
-
-
-@dataclass(frozen=True, slots=True)
-class BodyLimits:
-    """What one body may be, and what all bodies that are arriving may hold together."""
-
-    bytes_max: int
-    seconds_max: float
-    held_bytes_max: int
-
-
-class Postings:
-    """All requests to store rows that are under way, with what they need. One for each service."""
-
-    _SWEEP_SECONDS_MAX = 0.25
-
-    def __init__(
-        self, ingest: Ingest, batcher: Batcher, watch: CatalogWatch, metrics: Metrics, limits: BodyLimits
-    ) -> None:
-        self.ingest = ingest
-        self.batcher = batcher
-        self.metrics = metrics
-        self.limits = limits
-        self._watch = watch
-        self._stopping = False
-        self._held = 0
-        self._arriving: set[Posting] = set()
-        self._looking: set[asyncio.Task[None]] = set()
-
-    def open(self, request: Request, respond: Respond, plan: Plan | None = None) -> Posting:
-        """A request of which the head is known. Give it its body by `whole`, or by `begin`, `feed` and `finish`."""
-        return Posting(self, request, respond, plan)
-
-    async def run(self) -> None:
-        """Refuse bodies that take too long to arrive. Runs until it is cancelled."""
-        clock = self.batcher.clock
-        while True:
-            await anyio.sleep(min(self._SWEEP_SECONDS_MAX, self.limits.seconds_max / 4))
-            now = clock()
-            for posting in [posting for posting in self._arriving if posting.is_late(now)]:
-                posting.refuse(Refused(body_late(self.limits.seconds_max)), at_once=True)
-
-    def stop(self) -> None:
-        """Wait for no more: what has not arrived yet is refused, so that a slow sender cannot hold up the end."""
-        self._stopping = True
-        for posting in list(self._arriving):
-            posting.refuse(Closed(), at_once=True)
-
-    # ---------------------------------------------------------------- for the postings
-
-    def arriving(self, posting: Posting) -> None:
-        """A body is on its way. Raises `Closed`."""
-        if self._stopping:
-            raise Closed
-        self._arriving.add(posting)
-
-    def arrived(self, posting: Posting) -> None:
-        """Nothing more is waited for."""
-        self._arriving.discard(posting)
-
-    def hold(self, size: int) -> None:
-        """Count so many bytes more of bodies, or fewer. Raises `QueueFull` if that is too much."""
-        if size > 0 and self._held + size > self.limits.held_bytes_max:
-            raise QueueFull(retry_seconds=1)
-        self._held += size
-
-    def look_again(self, posting: Posting, miss: Rejected) -> None:
-        """Read the catalog, then have the posting look by it at what was missing."""
-        task = asyncio.get_running_loop().create_task(self._look_again(posting, miss))
-        self._looking.add(task)
-        task.add_done_callback(self._looking.discard)
-
-    async def _look_again(self, posting: Posting, miss: Rejected) -> None:
-        try:
-            await self._watch.after_miss()
-        except Exception as error:  # noqa: BLE001 - it is the answer
-            posting.refuse(error)
-        else:
-            posting.read_again(miss)
-
-
-class _Arrival:
-    """What a body that comes in pieces needs beyond the posting itself."""
-
-    __slots__ = (
-        "complete",
-        "deadline",
-        "declared",
-        "expects",
-        "held",
-        "kept",
-        "reader",
-        "received",
-        "refusal",
-        "swallowed",
-    )
-
-    def __init__(self, declared: int | None, deadline: float, *, expects: bool) -> None:
-        self.declared = declared
-        self.expects = expects
-        self.deadline = deadline
-        self.complete = False
-        self.received = 0
-        self.held = 0
-        self.swallowed = 0
-        self.kept: list[bytes] | None = []
-        self.reader: Reader | None = None
-        self.refusal: Answer | None = None
-
-    @property
-    def is_soon_over(self) -> bool:
-        """Whether what is left of the body is little enough to be read for nothing, as far as one can know."""
-        if self.expects:
-            return False
-        left = self.swallowed if self.declared is None else self.declared - self.received
-        return left <= SWALLOWED_BYTES_MAX
-
 
 class Posting(Submission):
-    """One request to store rows, and what the batcher knows of it."""
+    """One request to store rows, and what the batcher and the slots know of it."""
 
     __slots__ = ("_arrival", "_body", "_is_submitted", "_plan", "_postings", "_request", "_respond", "answered")
+
+    extra: Extra | None = None
+    """What is written beside the rows; for nearly all requests there is nothing."""
+
+    _keeps_body = False
+    """Whether the body is kept until the outcome, whatever its size."""
 
     def __init__(self, postings: Postings, request: Request, respond: Respond, plan: Plan | None) -> None:
         # What a submission has besides is set when there is something to submit.
         self.rows = 0
         self.answered = False
-        self.extra = None
         self._is_submitted = False
         self._postings = postings
         self._request = request
         self._respond = respond
         self._plan = plan
-        self._arrival: _Arrival | None = None
+        self._arrival: Arrival | None = None
         self._body: bytes | None = None
+        postings.received_requests += 1
 
     # ---------------------------------------------------------------- for the lane
 
     def whole(self, body: bytes, *, chunked: bool = False) -> None:
         """Take the body, all of it. `chunked` if it did not say before how long it would be."""
         size = len(body)
-        if size > self._postings.limits.bytes_max or (
-            size > _LARGE_BYTES and self._postings.batcher.refusal() is not None
-        ):
-            self.begin(declared=None if chunked else size, expects=False)
-            self.feed(body)
-            self.finish()
+        if size > self._postings.limits.bytes_max or (size > LARGE_BYTES and self._refusal() is not None):
+            self._in_one_piece(body, chunked=chunked)
             return
-        if size <= _KEPT_BYTES_MAX:
+        if size <= KEPT_BYTES_MAX:
             self._body = body
         try:
             plan = self._plan
@@ -214,21 +88,27 @@ class Posting(Submission):
         """
         postings = self._postings
         limits = postings.limits
-        arrival = _Arrival(declared, postings.batcher.clock() + limits.seconds_max, expects=expects)
+        deadline = postings.batcher.clock() + limits.seconds_max
+        arrival = Arrival(declared, deadline, expects=expects, keeps_all=self._keeps_body)
         self._arrival = arrival
         try:
             postings.arriving(self)
             if declared is not None and declared > limits.bytes_max:
                 raise Refused(body_too_large(limits.bytes_max))  # noqa: TRY301 - one way out for all
-            self._plan = postings.ingest.plan(self._request)
+            self._plan = self._make_plan()
             arrival.reader = self._plan.reader()
         except Exception as error:  # noqa: BLE001 - it becomes the answer
             self._could_not_read(error)
-        if declared is None or declared > _LARGE_BYTES:
-            refusal = postings.batcher.refusal()
+        if declared is None or declared > LARGE_BYTES:
+            refusal = self._refusal()
             if refusal is not None:
                 self.refuse(refusal)
         arrival.expects = False
+
+    def _refusal(self) -> NotQueued | None:
+        """Why a large body need not be read, or None."""
+        batcher = self._postings.batcher
+        return batcher.refusal(math.inf if self._plan is None else batcher.clock() + self._plan.wait_seconds)
 
     def feed(self, chunk: bytes) -> None:
         """Take the next piece of the body. It may refuse the request; what comes then is of no interest."""
@@ -236,7 +116,7 @@ class Posting(Submission):
         if arrival is None or self.answered:
             return
         try:
-            self._hold(arrival, chunk)
+            self._keep(arrival, chunk)
             if arrival.reader is not None and not self.answered:
                 arrival.reader.feed(chunk)
         except Exception as error:  # noqa: BLE001 - it becomes the answer
@@ -264,7 +144,7 @@ class Posting(Submission):
         if not self._is_submitted:
             self.refuse(Refused(MALFORMED_HTTP), at_once=True)
         elif self._postings.batcher.withdraw(self):
-            self._postings.metrics.answered("shed", self.rows)
+            self._end("shed")
             self.answered = True
 
     # ---------------------------------------------------------------- refusals
@@ -283,15 +163,14 @@ class Posting(Submission):
             problem = problem_of(error)
             if not is_expected(error):
                 logger.error("a request failed in a way that was not foreseen", exc_info=error)
-            self._postings.metrics.answered(problem.outcome, self.rows)
+            self._end(problem.outcome)
             answer = problem.answer
         if arrival is None or arrival.complete:
             self._answer(answer)
         elif at_once or not arrival.is_soon_over:
             self._answer(replace(answer, close=True))
         else:
-            arrival.refusal = answer
-            arrival.kept = arrival.reader = None
+            arrival.refuse(answer)
 
     def is_late(self, now: float) -> bool:
         """Whether the body should have arrived by now."""
@@ -302,26 +181,29 @@ class Posting(Submission):
         self._end_arrival()
         self._respond(answer)
 
+    def _end(self, outcome: str) -> None:
+        """Count what became of the request and its rows, unless they are stored."""
+        self._postings.ended(self, outcome, self.rows)
+
     # ---------------------------------------------------------------- reading
 
-    def _hold(self, arrival: _Arrival, chunk: bytes) -> None:
+    def _in_one_piece(self, body: bytes, *, chunked: bool) -> None:
+        self.begin(declared=None if chunked else len(body), expects=False)
+        self.feed(body)
+        self.finish()
+
+    def _make_plan(self) -> Plan:
+        return self._postings.ingest.plan(self._request)
+
+    def _keep(self, arrival: Arrival, chunk: bytes) -> None:
         """Count a chunk, and keep it while the body is small."""
-        size, limit = len(chunk), self._postings.limits.bytes_max
-        arrival.received += size
-        if arrival.refusal is not None:
-            arrival.swallowed += size
-            if not arrival.is_soon_over:
-                self._answer(replace(arrival.refusal, close=True))
+        if arrival.refusal is None:
+            self._postings.hold(held_for(chunk))
+            arrival.take(chunk, self._postings.limits.bytes_max)
             return
-        self._postings.hold(size + _OBJECT_BYTES)
-        arrival.held += size + _OBJECT_BYTES
-        if arrival.received > limit:
-            arrival.swallowed = arrival.received - limit
-            raise Refused(body_too_large(limit))
-        if arrival.kept is not None:
-            arrival.kept.append(chunk)
-            if arrival.received > _KEPT_BYTES_MAX and arrival.reader is not None:
-                arrival.kept = None
+        arrival.swallow(len(chunk))
+        if not arrival.is_soon_over:
+            self._answer(replace(arrival.refusal, close=True))
 
     def _end_arrival(self) -> None:
         arrival, self._arrival = self._arrival, None
@@ -345,35 +227,41 @@ class Posting(Submission):
 
     @property
     def _is_over(self) -> bool:
-        """Whether it was answered for good; 202 is no more than a promise."""
-        return self.answered and not self._is_submitted
+        """Whether there is nothing more to do for the request."""
+        return self.answered
 
     def _could_not_read(self, error: Exception) -> None:
         """Refuse, but for a name that the catalog does not have: that is looked up once more, in a newer one."""
         if is_miss(error):
-            if self._arrival is not None:
-                self._arrival.reader = None
-            self._postings.look_again(self, cast("Rejected", error))
+            self._look_again(cast("Rejected", error))
         else:
-            self.refuse(error)
+            self._failed(error)
+
+    def _look_again(self, miss: Rejected) -> None:
+        if self._arrival is not None:
+            self._arrival.reader = None
+        self._postings.look_again(self, miss)
 
     def read_again(self, error: Exception) -> None:
         """Read what is here of the body by the newest catalog, after `error` by an older one, and go on."""
         if self._is_over:
             return
+        self._postings.reading(self)
         before, arrival = self._plan, self._arrival
+        self._plan = None
         try:
             plan = self._plan = self._postings.ingest.plan(self._request)
             if arrival is not None and not arrival.complete:
                 kept = arrival.kept
             else:
                 kept = None if self._body is None else [self._body]
-                self._body = None
+                if not self._keeps_body:
+                    self._body = None
             reader = plan.reader()
             for chunk in kept or ():
                 reader.feed(chunk)
         except Exception as failure:  # noqa: BLE001 - it becomes the answer
-            self._failed(failure)
+            self._could_not_read_again(failure)
         else:
             if kept is None:  # it was large
                 is_same = before is not None and plan.table is before.table
@@ -383,21 +271,29 @@ class Posting(Submission):
             else:
                 self._finish(reader.finishing())
 
+    def _could_not_read_again(self, error: Exception) -> None:
+        self._failed(error)
+
     # ---------------------------------------------------------------- writing
 
     def _submit(self, plan: Plan, encoded: Encoded) -> None:
-        """Hand the rows to the batcher, and answer before the commit if the client asked for that."""
-        self.rows = rows = encoded.rows
+        """Hand the rows to the batcher."""
+        postings = self._postings
+        rows = encoded.rows
+        postings.received_rows += rows - self.rows
+        self.rows = rows
         if self._arrival is not None:
             self._end_arrival()
+        if postings.unread:
+            postings.unread.discard(self)
         if not rows:
-            self._postings.metrics.answered("committed", 0)
-            self._answer(plan.accepted if plan.respond_async else plan.stored(None))
+            self._end("committed")
+            self._answer(plan.nothing)
             return
-        batcher = self._postings.batcher
+        batcher = postings.batcher
         self.payload = encoded.payload
-        body = self._body
-        self.size = encoded.size if body is None else max(encoded.size, len(body))  # it is kept for as long
+        body, size = self._body, encoded.size
+        self.size = size if body is None or len(body) < size else len(body)  # it is kept for as long
         if not self._is_submitted:  # a second try has no more time
             self.deadline = batcher.clock() + plan.wait_seconds
             self._is_submitted = True
@@ -405,10 +301,6 @@ class Posting(Submission):
             batcher.submit(plan.target_of(encoded), self)
         except Exception as error:  # noqa: BLE001 - it becomes the answer
             self._failed(error)
-        else:
-            if plan.respond_async and not self.answered:
-                self.answered = True
-                self._respond(plan.accepted)
 
     def answer(self, outcome: Outcome) -> None:
         """What became of the rows."""
@@ -424,19 +316,8 @@ class Posting(Submission):
             self._respond(self._plan.stored(outcome))
 
     def _failed(self, error: Exception) -> None:
-        """The rows are not stored. After a 202 nobody is left to tell but the log and the metrics."""
-        if not self.answered:
-            self.refuse(error)
-            return
-        problem = problem_of(error)
-        self._postings.metrics.answered(problem.outcome, self.rows)
-        logger.error(
-            "%d rows for %s that were accepted with 202 could not be stored: %s %s",
-            self.rows,
-            self._request.table if self._plan is None else self._plan.table.identifier,
-            problem.fault.code,
-            problem.fault.message,
-        )
+        """The rows are not stored."""
+        self.refuse(error)
 
 
 def _to_nobody(_answer: Answer) -> None:

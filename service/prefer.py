@@ -10,13 +10,20 @@ from functools import lru_cache
 class Preferences:
     """What the client prefers. `wait_seconds` is None where it did not say.
 
-    `applied` is for `Preference-Applied`; how long is really waited is for others to add.
+    `applied` is for `Preference-Applied`; whether bad rows are really kept, and how long is really waited, is for
+    others to add.
     """
 
     returning: bool = False
     respond_async: bool = False
+    quarantine: bool = False
     wait_seconds: float | None = None
     applied: tuple[str, ...] = ()
+
+    @property
+    def is_extra(self) -> bool:
+        """Whether a request with these needs more than its rows written and an answer."""
+        return self.respond_async or self.quarantine
 
 
 NONE = Preferences()
@@ -39,4 +46,5 @@ def parse(header: str) -> Preferences:
         applied.append("respond-async")
     wait = seen.get("wait", "")
     wait_seconds = float(wait) if wait.isascii() and wait.isdigit() and len(wait) < 10 else None
-    return Preferences(returning == "representation", respond_async, wait_seconds, tuple(applied))
+    quarantine = seen.get("bad-rows") == "quarantine"
+    return Preferences(returning == "representation", respond_async, quarantine, wait_seconds, tuple(applied))

@@ -12,7 +12,7 @@ import msgspec
 
 from batching import Closed, DeadlinePassed, FlushCut, QueueFull, SinkAway
 from batching import TooLarge as TooLargeToWait
-from sql import CatalogMissing, Fault, OutcomeUnknown, Rejected, TableChanged, TooLarge, Unavailable
+from sql import CatalogMissing, Fault, KeyReused, OutcomeUnknown, Rejected, TableChanged, TooLarge, Unavailable
 
 JSON = "application/json; charset=utf-8"
 
@@ -59,10 +59,14 @@ _STATUSES: dict[str, int] = {
 }
 
 # Codes of our own.
+NOT_HTTP = "HR400"
 LATE = "HR408"
+KEY_UNDER_WAY = "HR409"
 TOO_LARGE = "HR413"
+KEY_REUSED = "HR422"
 QUEUE_FULL = "HR429"
 INTERNAL = "HR500"
+NO_KEYS = "HR501"
 NOT_IN_TIME = "HR503"
 TABLE_CHANGED = "HR504"
 STOPPING = "HR505"
@@ -155,7 +159,23 @@ def url_too_long(limit: int) -> Problem:
     return refusal(414, "HR414", f"The URL is longer than {limit} bytes")
 
 
-MALFORMED_HTTP = refusal(400, "HR400", "Invalid HTTP request received")
+def bad_header(message: str) -> Problem:
+    """A header that is not what it should be."""
+    return refusal(400, NOT_HTTP, message)
+
+
+def key_reused() -> Problem:
+    """An idempotency key that stands for another request."""
+    return refusal(422, KEY_REUSED, "This Idempotency-Key was used before, for another request")
+
+
+def keys_not_kept() -> Problem:
+    """An idempotency key for a service without tables of its own."""
+    message = "Idempotency-Key is not supported: this service stores rows at least once (HEADRACE_AT_LEAST_ONCE)"
+    return refusal(501, NO_KEYS, message, hint="Send the request without it, and expect that rows may be stored twice.")
+
+
+MALFORMED_HTTP = refusal(400, NOT_HTTP, "Invalid HTTP request received")
 """Bytes that are no HTTP request."""
 
 INTERNAL_ERROR = refusal(500, INTERNAL, "Internal error")
@@ -184,6 +204,8 @@ def problem_of(error: BaseException) -> Problem:  # noqa: C901, PLR0911, PLR0912
         case Unavailable():
             message = "The database cannot take the rows now; nothing was stored"
             return Problem(503, Fault("PGRST000", message, str(error)), 1)
+        case KeyReused():
+            return key_reused()
         case CatalogMissing():
             return Problem(503, Fault("PGRST002", "The tables are not known yet: the database cannot be reached"), 1)
         case DeadlinePassed(reason=reason):

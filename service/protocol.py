@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, cast
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.utils import get_client_addr, get_path_with_query_string
 
+from service.body import SWALLOWED_BYTES_MAX
 from service.framing import BLANK_LINE, Framing
 from service.heads import Known
 from service.lifespan import STATE, Service
-from service.posting import SWALLOWED_BYTES_MAX, Posting
+from service.posting import Posting
 from service.problems import Answer, Problem, Refused, head_late
 from service.wire import CONTINUE
 
@@ -123,7 +124,11 @@ class Protocol(HttpToolsProtocol):
             if known is not None and known.body_size == len(data) - end and known.version == self._ingest.version:
                 self._at = _ANSWER
                 self._head = known.head
-                self._posting = posting = Posting(self._postings, known.request, self.respond, known.plan)
+                if known.is_plain:
+                    posting = Posting(self._postings, known.request, self.respond, known.plan)
+                else:
+                    posting = self._postings.open(known.request, self.respond)
+                self._posting = posting
                 posting.whole(data[end:])
                 return
         if self._at is not _END:
@@ -237,7 +242,7 @@ class Protocol(HttpToolsProtocol):
                 self._posting.finish()
         elif head is not None and head.request is not None:
             plan = self._heads.remember(source, head, self._ingest)
-            self._posting = posting = Posting(self._postings, head.request, self.respond, plan)
+            self._posting = posting = self._postings.open(head.request, self.respond, plan, head.marks)
             posting.whole(b"".join(self._framing.pieces()), chunked=head.body_size is None)
 
     def _take_pieces(self) -> None:
@@ -249,7 +254,7 @@ class Protocol(HttpToolsProtocol):
                 self.on_body(piece)
             return
         if posting is None and head is not None and head.request is not None:
-            self._posting = posting = Posting(self._postings, head.request, self.respond, None)
+            self._posting = posting = self._postings.open(head.request, self.respond, None, head.marks)
             posting.begin(declared=head.body_size, expects=head.expects)
             if head.expects and not posting.answered:
                 self.transport.write(CONTINUE)

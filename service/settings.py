@@ -13,8 +13,8 @@ from pydantic import Field, PositiveInt, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from batching import Limits
+from service.body import BodyLimits
 from service.connections import ConnectionLimits
-from service.posting import BodyLimits
 from sql import Timeouts
 
 MIB = 1024 * 1024
@@ -102,13 +102,16 @@ class Settings(BaseSettings):
         description="How long a request waits while it is in doubt whether its rows were committed; "
         "longer is answered 503 (`HR506`).",
     )
+    drain_seconds_max: Seconds = Field(
+        default=25.0, description="How long a stopping service gives the requests it has accepted."
+    )
+    idempotency_seconds: Annotated[float, Field(ge=1, le=366 * 86_400, allow_inf_nan=False)] = Field(
+        default=86_400.0, description="How long an `Idempotency-Key` is remembered."
+    )
     at_least_once: bool = Field(
         default=False,
         description="Whether to do without the tables in schema `headrace`: no idempotency keys, no quarantine, and a "
         "batch whose commit is in doubt is written again, perhaps for the second time.",
-    )
-    drain_seconds_max: Seconds = Field(
-        default=25.0, description="How long a stopping service gives the requests it has accepted."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="What is logged.")
     access_log: bool = Field(default=False, description="Whether each request is logged.")
@@ -161,4 +164,5 @@ class Settings(BaseSettings):
             statement_seconds=self.statement_seconds_max,
             lock_seconds=self.lock_seconds_max,
             doubt_seconds=self.doubt_seconds_max,
+            key_seconds=self.idempotency_seconds,
         )

@@ -18,7 +18,7 @@ from sql.errors import (
     unknown_table,
 )
 from sql.housekeeping import keep_clean
-from sql.salvage import BadRow, Extra, IdempotencyKey, Salvage, Stored, rows_of_body, salvage_rows
+from sql.salvage import BadRow, Extra, IdempotencyKey, Salvage, Stored, rows_of_body, salvage_rows, salvaging
 from sql.slot import Slot
 from sql.target import Target, Targets, Way, nothing_target
 from sql.watch import CHANNEL, CatalogWatch
@@ -65,5 +65,6 @@ __all__ = [
     "quote_identifier",
     "rows_of_body",
     "salvage_rows",
+    "salvaging",
     "unknown_table",
 ]

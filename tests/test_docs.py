@@ -13,10 +13,19 @@ import pytest
 
 from batching import Batcher, Closed, DeadlinePassed, Limits, QueueFull, Retry, SinkAway, TooLarge
 from service import problems
-from service.metrics import Metrics
-from service.problems import Refused, body_late, body_too_large, problem_of
+from service.metrics import Amount, Metrics, Traffic
+from service.problems import (
+    KEY_UNDER_WAY,
+    MALFORMED_HTTP,
+    Refused,
+    body_late,
+    body_too_large,
+    keys_not_kept,
+    problem_of,
+    refusal,
+)
 from service.settings import Settings
-from sql import CatalogMissing, OutcomeUnknown, TableChanged, Unavailable
+from sql import CatalogMissing, KeyReused, OutcomeUnknown, TableChanged, Unavailable
 from sql.errors import _MEANINGS, Meaning
 from tests.batching.fake_sink import FakeSink
 
@@ -84,6 +93,10 @@ def test_a_variable_that_is_named_is_a_setting(path: Path) -> None:
 # -------------------------------------------------------------------- answers
 
 _ERRORS: list[Exception] = [
+    Refused(MALFORMED_HTTP),
+    Refused(refusal(409, KEY_UNDER_WAY, "")),
+    Refused(keys_not_kept()),
+    KeyReused(),
     Refused(body_late(1)),
     Refused(body_too_large(1)),
     TooLarge("rows", 1),
@@ -147,7 +160,7 @@ def test_each_sqlstate_is_where_it_belongs(state: str) -> None:
 async def test_the_metrics_table_has_every_metric() -> None:
     """Dashboards are made from the table; a name that is not exported gives an empty graph and no error."""
     metrics = Metrics()
-    metrics.watch(Batcher([FakeSink()], Limits(), Retry(on=OSError)))
+    metrics.watch(Batcher([FakeSink()], Limits(), Retry(on=OSError)), lambda: Traffic(Amount(0, 0), Amount(0, 0)))
     exported: list[Metric] = list(metrics.registry.collect())
     names = {metric.name + ("_total" if metric.type == "counter" else "") for metric in exported}
     assert set(re.findall(r"`(headrace_\w+)", _section(README, "Health and metrics"))) == names

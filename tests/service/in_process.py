@@ -21,13 +21,15 @@ from service.app import create_app
 from service.connections import Connections
 from service.heads import Heads
 from service.ingest import Ingest
+from service.keys import Keys
 from service.lifespan import STATE, Service
 from service.metrics import Metrics
-from service.posting import Postings
+from service.posting import Posting
+from service.postings import Postings
 from service.protocol import Protocol
 from service.settings import Settings
 from service.wire import Wire
-from sql import Catalog, CatalogWatch
+from sql import Catalog, CatalogWatch, Extra, Stored
 from tests.harness import Reply, replies_in
 from tests.sql.tables import column, table
 
@@ -78,10 +80,17 @@ class Sink:
     def _store(self, batch: Batch) -> Sequence[Outcome]:
         texts = [_text_of(submission.payload) for submission in batch.submissions]
         self.rows += [row for text in texts for row in text.splitlines()]
-        return [[text] for text in texts]
+        extras = [cast("Posting", submission).extra for submission in batch.submissions]
+        return [_outcome(text, extra) for text, extra in zip(texts, extras, strict=True)]
 
     async def close(self) -> None:
         """There is nothing to close."""
+
+
+def _outcome(text: str, extra: Extra | None) -> Outcome:
+    if extra is None:
+        return [text]
+    return Stored([text], () if extra.salvage is None else extra.salvage.bad)
 
 
 def _text_of(payload: object) -> str:
@@ -243,11 +252,19 @@ async def in_process(*, config: dict[str, Any] | None = None, **settings: Any) -
     """Such a service with these settings; `config` is uvicorn's. What is logged as an error fails the test."""
     chosen = Settings(dsn="postgresql://nowhere/", **settings)
     sink, metrics = Sink(), Metrics()
-    ingest = Ingest(chosen.schemas, seconds_max=chosen.request_seconds_max, bytes_max=chosen.pending_bytes_max)
+    ingest = Ingest(
+        chosen.schemas,
+        seconds_max=chosen.request_seconds_max,
+        bytes_max=chosen.pending_bytes_max,
+        quarantines=not chosen.at_least_once,
+    )
     ingest.publish(catalog("a", "b"))
     batcher = Batcher([sink], chosen.limits, Retry(on=OSError))
     fake_watch = _Watch()
     watch = cast("CatalogWatch", fake_watch)
+    keys = None if chosen.at_least_once else Keys()
+    postings = Postings(ingest, batcher, watch, metrics, chosen.body_limits, keys=keys)
+    metrics.watch(batcher, postings.traffic)
     service = Service(
         chosen,
         chosen.dsn or "",
@@ -255,7 +272,7 @@ async def in_process(*, config: dict[str, Any] | None = None, **settings: Any) -
         batcher,
         watch,
         metrics,
-        Postings(ingest, batcher, watch, metrics, chosen.body_limits),
+        postings,
         Connections(chosen.connection_limits),
         Heads(chosen.prefix, chosen.connection_limits),
         Wire(),
@@ -266,7 +283,8 @@ async def in_process(*, config: dict[str, Any] | None = None, **settings: Any) -
         async with batcher.running(drain_seconds=1):
             server = InProcess(service, sink, fake_watch, **(config or {}))
             yield server
-            assert service.postings._held == 0, "memory of bodies that nobody gives back"
+            assert postings._held == 0, "memory of bodies that nobody gives back"
+            assert metrics.unbalanced(postings.traffic()) == (0, 0), "a request that has no outcome, or two"
     finally:
         logging.getLogger().removeHandler(errors)
     assert not errors.lines, errors.lines

@@ -101,11 +101,10 @@ async def test_an_outage(own: EmbeddedPostgres, headrace: Running) -> None:
 async def test_connections_that_were_cut_while_idle(own_db: Connection, headrace: Running) -> None:
     """Nothing was on its way, so producers notice nothing but a moment's delay."""
     slots = [cast("Slot", slot.sink) for slot in headrace.service.batcher._slots]
-    await headrace.eventually(lambda: all(slot._connection is not None for slot in slots))
     await own_db.execute(
         "select pg_terminate_backend(pid) from pg_stat_activity where application_name like 'headrace slot%'"
     )
-    await headrace.eventually(lambda: all(slot._connection and slot._connection.is_closed() for slot in slots))
+    await headrace.eventually(lambda: all(slot._connection is None or slot._connection.is_closed() for slot in slots))
     responses = await asyncio.gather(*(headrace.post("t", {"n": n}) for n in range(20)))
     assert {response.status_code for response in responses} == {201}
     assert await own_db.fetchval("select count(*) from t") == 20
@@ -118,18 +117,43 @@ async def terminate_waiting(connection: Connection, wait_event: str) -> None:
     await connection.execute(f"select pg_terminate_backend(pid) {slots}")
 
 
+SLOW = """
+create table pace (seconds int);
+insert into pace values (60);
+create function slow() returns trigger language plpgsql as $$
+begin
+    perform pg_sleep(seconds) from pace;
+    return new;
+end $$;
+create trigger slow before insert on t for each row execute function slow();
+"""
+
+
 async def test_a_connection_that_is_lost_while_writing(own_db: Connection, headrace: Running) -> None:
-    """The slot finds out that the rows are not stored, and writes them again; the producer notices nothing."""
-    await own_db.execute(
-        "create sequence attempts; create function slow() returns trigger language plpgsql as"
-        " $$ begin if nextval('attempts') = 1 then perform pg_sleep(60); end if; return new; end $$"
-    )
-    await own_db.execute("create trigger slow before insert on t for each row execute function slow()")
+    """Whether the rows are stored is found out, and they are written again if not: the producer notices nothing."""
+    await own_db.execute(SLOW)
     sent = asyncio.create_task(headrace.post("t", {"n": 2}))
+    await until(lambda: own_db.fetchval("select exists (select from pg_stat_activity where wait_event = 'PgSleep')"))
+    await own_db.execute("update pace set seconds = 0")
     await terminate_waiting(own_db, "PgSleep")
-    response = await sent
-    assert response.status_code == 201
-    assert await own_db.fetchval("select count(*) from t") == 1
+    assert (await sent).status_code == 201
+    assert await own_db.fetchval("select array_agg(n) from t") == [2]
+
+
+async def test_a_doubt_that_lasts_too_long(own: EmbeddedPostgres, own_db: Connection, start: Start) -> None:
+    """Then nobody knows whether the rows are stored, and the answer says so: without an invitation to try again."""
+    await own_db.execute("create table t (n int)")
+    await own_db.execute(SLOW)
+    async with start(dsn=own.dsn, doubt_seconds_max=0.3) as headrace:
+        sent = asyncio.create_task(headrace.post("t", {"n": 2}))
+        await until(
+            lambda: own_db.fetchval("select exists (select from pg_stat_activity where wait_event = 'PgSleep')")
+        )
+        await stop(own)
+        response = await sent
+        assert (response.status_code, response.json()["code"]) == (503, "HR506")
+        assert "retry-after" not in response.headers
+        (await restart(own)).stop()
 
 
 async def test_a_service_that_starts_without_its_database(
@@ -179,7 +203,7 @@ async def test_secrets_of_a_dsn_go_nowhere(start: Start, caplog: pytest.LogCaptu
 
 
 async def test_connections_that_are_cut_under_load(own_db: Connection, headrace: Running) -> None:
-    """Every request is stored, or refused with Retry-After; nobody is told that nobody knows."""
+    """Every request is stored, refused with Retry-After, or told that nobody knows; none is called a bug of ours."""
     stop = asyncio.Event()
     answers: Counter[tuple[int, str | None]] = Counter()
     acknowledged: list[int] = []
@@ -200,7 +224,7 @@ async def test_connections_that_are_cut_under_load(own_db: Connection, headrace:
         )
     stop.set()
     await asyncio.gather(*clients)
-    assert set(answers) <= {(201, None), (503, "HR503"), (503, "PGRST000")}, answers
+    assert set(answers) <= {(201, None), (503, "HR506"), (503, "HR503"), (503, "PGRST000")}, answers
     stored = Counter(record[0] for record in await own_db.fetch("select n from t"))
     assert set(acknowledged) <= set(stored)
     assert max(stored.values()) == 1

@@ -26,6 +26,7 @@ def _typed(media_type: bytes) -> bytes:
 
 
 _1_0 = b"POST /rest/v1/t HTTP/1.0"
+_1_1 = b"POST /rest/v1/t HTTP/1.1"
 
 CASES: dict[str, bytes] = {
     "an object": ROW,
@@ -49,6 +50,23 @@ CASES: dict[str, bytes] = {
     "all preferences": _prefer(b"return=representation, respond-async, wait=5, handling=strict"),
     "preferences in lines": _prefer(b"return=minimal", b"wait=1", b"return=representation"),
     "odd preferences": _prefer(b' Return="minimal" ; x=y ,, WAIT = 1', b"\xfc"),
+    # Extras
+    "a key": post(_BODY, b"Idempotency-Key: k"),
+    "no key": post(_BODY, b"Idempotency-Key: "),
+    "two keys": post(_BODY, b"Idempotency-Key: k", b"Idempotency-Key: k"),
+    "a key and no rows": post(b"[]", b"Idempotency-Key: k"),
+    "a key and bad JSON": post(b"[", b"Idempotency-Key: k"),
+    "a key and chunks": chunked(b'{"a"', b':"x"}', line=_1_1 + b"\r\nIdempotency-Key: k"),
+    "a request id": post(_BODY, b"X-Request-Id: r"),
+    "no bad rows": post(_BODY, b"X-Request-Id: r", b"Prefer: bad-rows=quarantine"),
+    "bad rows": post(b'[{"a":"x"},{"nope":1},5]', b"X-Request-Id: r", b"Prefer: bad-rows=quarantine"),
+    "only bad rows": post(b"[1,2]", b"X-Request-Id: r", b"Prefer: bad-rows=quarantine"),
+    "bad rows and others returned": post(
+        b'[{"a":"x"},{"nope":1}]', b"Prefer: return=representation, bad-rows=quarantine"
+    ),
+    "bad rows and no answer": post(b'[{"a":"x"},{"nope":1}]', b"Prefer: respond-async, bad-rows=quarantine, wait=9"),
+    "bad rows of no array": post(b"[1,2", b"Prefer: bad-rows=quarantine"),
+    "bad rows, but too many bytes": post(b" " * 200_000, b"Prefer: bad-rows=quarantine"),
     # Headers
     "header names in other letters": post(_BODY, b"CONTENT-TYPE: application/json", b"pReFeR: return=minimal"),
     "white space around values": post(_BODY, b"Content-Type: \t application/json \t ", b"Prefer:return=minimal"),

@@ -13,8 +13,8 @@ from tests.service.in_process import GET, NOWHERE, ROW, InProcess, chunked, in_p
 
 lawful = settings(max_examples=100, deadline=None, derandomize=True)
 
-_HIDDEN = post(b'{"a":"hidden"}')
-"""A request that is only ever sent as the body of another one."""
+_HIDDEN = post(b'{"a":\n"hidden"}')
+"""A request that is only ever sent as the body of another one. None of its lines is a row."""
 
 _LINES = [
     b"POST /rest/v1/t HTTP/1.1",
@@ -28,6 +28,8 @@ _HEADERS = [
     b"Content-Type: text/xml",
     b"Prefer: return=representation",
     b"Prefer: respond-async",
+    b"Prefer: bad-rows=quarantine\r\nX-Request-Id: r",
+    b"Idempotency-Key:",  # a real one would be under way for as long as a 202 is
     b"Connection: keep-alive",
     b"Connection: upgrade\r\nUpgrade: h2c",
     b"X: " + b"y" * 300,

@@ -12,6 +12,7 @@ import pytest
 import uvicorn
 
 from service.app import create_app
+from service.extras import ExtraPosting
 from service.posting import Posting
 from service.settings import Settings
 from tests.harness import Connection, RawConnection, Running, Start, rows_of
@@ -178,6 +179,11 @@ async def test_no_request_leaves_garbage() -> None:
         post(b"{"),
         post(b'{"b":1,"nope":1}'),
         post(b"{}", b"Content-Type: text/xml"),
+        post(b'{"a":"x"}', b"Idempotency-Key: k"),
+        post(b'{"a":"x"}', b"Idempotency-Key:"),
+        post(b'[{"a":"x"},{"nope":1}]', b"Prefer: bad-rows=quarantine"),
+        post(b"[", b"Prefer: bad-rows=quarantine"),
+        post(b'{"a":"x"}', b"Prefer: respond-async"),
         NOWHERE,
     ]
     async with in_process(pending_rows_max=5, body_bytes_max=100_000) as server:
@@ -187,26 +193,28 @@ async def test_no_request_leaves_garbage() -> None:
                 server.sink.gate.clear()
                 busy = server.connect()
                 await busy.send(post(b"[" + b",".join([b'{"a":"x"}'] * 4) + b"]"))
-                requests = [post(b"[" + b",".join([b'{"a":"x"}'] * 4) + b"]"), large, large[:300]]
+                rows = b"[" + b",".join([b'{"a":"x"}'] * 4) + b"]"
+                requests = [post(rows), post(rows, b"Idempotency-Key: k"), post(rows, b"Prefer: respond-async")]
+                requests += [large, large[:300]]
             if state == "away":
                 server.sink.gate.set()
                 await busy.quiet()
                 batcher._slots[0].reason = ConnectionError()
-                requests = [ROW, large, large[:300], chunked(bytes(20_000))]
+                requests = [ROW, post(b"{}", b"Idempotency-Key: k"), large, large[:300], chunked(bytes(20_000))]
             if state == "stopping":
                 batcher._slots[0].reason = None
                 batcher.close()
             gc.collect()
             gc.disable()
             try:
-                before = sum(type(each) is Posting for each in gc.get_objects())
+                before = sum(type(each) in (Posting, ExtraPosting) for each in gc.get_objects())
                 for request in requests:
                     client = server.connect()
                     await client.send(request)
                     await client.quiet()
                     await client.hang_up()
                     await client.quiet()
-                assert sum(type(each) is Posting for each in gc.get_objects()) == before, state
+                assert sum(type(each) in (Posting, ExtraPosting) for each in gc.get_objects()) == before, state
             finally:
                 gc.enable()
 

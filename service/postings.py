@@ -1,0 +1,148 @@
+"""All requests to store rows that are under way, and what they share. One for each service.
+
+Owns what they may hold together, how long their bodies may take, and where each of them is, so that none is lost. Must
+not know how any one of them goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import anyio
+
+from batching import Batcher, Closed, QueueFull
+from service import prefer
+from service.body import BodyLimits
+from service.extras import ExtraPosting
+from service.ingest import NO_MARKS, Ingest, Marks, Plan, Request
+from service.keys import Keys
+from service.metrics import Amount, Metrics, Traffic
+from service.posting import Posting, Respond
+from service.problems import Refused, body_late
+from sql import CatalogWatch, Rejected
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+
+class Postings:
+    """Opens postings. `keys` is None if there is no place for idempotency keys."""
+
+    _SWEEP_SECONDS_MAX = 0.25
+
+    def __init__(  # noqa: PLR0913 - it is where the parts of a request's life meet
+        self,
+        ingest: Ingest,
+        batcher: Batcher,
+        watch: CatalogWatch,
+        metrics: Metrics,
+        limits: BodyLimits,
+        *,
+        keys: Keys | None,
+    ) -> None:
+        self.ingest = ingest
+        self.batcher = batcher
+        self.metrics = metrics
+        self.limits = limits
+        self.keys = keys
+        self.received_requests = 0
+        self.received_rows = 0
+        self.unread: set[Posting] = set()
+        """Those whose rows are not with the batcher: they are arriving, being read, or waiting for a catalog."""
+        self.rows_aside = 0
+        """Bad rows of requests whose good ones are with the batcher."""
+        self._watch = watch
+        self.stopping = False
+        self._held = 0
+        self._arriving: set[Posting] = set()
+        self._looking: set[asyncio.Task[None]] = set()
+        self._postponed: list[tuple[ExtraPosting, Hashable]] = []
+
+    def open(self, request: Request, respond: Respond, plan: Plan | None = None, marks: Marks = NO_MARKS) -> Posting:
+        """A request of which the head is known. Give it its body by `whole`, or by `begin`, `feed` and `finish`."""
+        if marks.keys or prefer.parse(request.prefer).is_extra:
+            return ExtraPosting(self, request, respond, marks)
+        return Posting(self, request, respond, plan)
+
+    async def run(self) -> None:
+        """Refuse bodies that take too long to arrive. Runs until it is cancelled."""
+        clock = self.batcher.clock
+        while True:
+            await anyio.sleep(min(self._SWEEP_SECONDS_MAX, self.limits.seconds_max / 4))
+            now = clock()
+            for posting in [posting for posting in self._arriving if posting.is_late(now)]:
+                posting.refuse(Refused(body_late(self.limits.seconds_max)), at_once=True)
+            self._submit_postponed()
+
+    def stop(self) -> None:
+        """Wait for no more: what has not arrived yet is refused, so that a slow sender cannot hold up the end."""
+        self.stopping = True
+        for posting in list(self._arriving):
+            posting.refuse(Closed(), at_once=True)
+        self._submit_postponed()
+
+    def traffic(self) -> Traffic:
+        """What has come in all, and what of it is pending."""
+        return Traffic(Amount(self.received_requests, self.received_rows), self.pending())
+
+    def pending(self) -> Amount:
+        """What has been received and has no outcome: with the batcher, and not yet or not any more."""
+        with_batcher = self.batcher.statistics()
+        return Amount(
+            with_batcher.pending_submissions + len(self.unread),
+            with_batcher.pending_rows + self.rows_aside + sum(posting.rows for posting in self.unread),
+        )
+
+    # ---------------------------------------------------------------- for the postings
+
+    def arriving(self, posting: Posting) -> None:
+        """A body is on its way. Raises `Closed`."""
+        self.unread.add(posting)
+        if self.stopping:
+            raise Closed
+        self._arriving.add(posting)
+
+    def arrived(self, posting: Posting) -> None:
+        """Nothing more is waited for."""
+        self._arriving.discard(posting)
+
+    def reading(self, posting: Posting) -> None:
+        """Its rows are not ready to be written."""
+        self.unread.add(posting)
+
+    def ended(self, posting: Posting, outcome: str, rows: int) -> None:
+        """Count what became of a request without having been stored by the batcher."""
+        self.unread.discard(posting)
+        self.metrics.answered(outcome, rows)
+
+    def hold(self, size: int) -> None:
+        """Count so many bytes more of bodies, or fewer. Raises `QueueFull` if that is too much."""
+        if size > 0 and self._held + size > self.limits.held_bytes_max:
+            raise QueueFull(retry_seconds=1)
+        self._held += size
+
+    def look_again(self, posting: Posting, miss: Rejected) -> None:
+        """Read the catalog, then have the posting look by it at what was missing."""
+        self.unread.add(posting)
+        task = asyncio.get_running_loop().create_task(self._look_again(posting, miss))
+        self._looking.add(task)
+        task.add_done_callback(self._looking.discard)
+
+    async def _look_again(self, posting: Posting, miss: Rejected) -> None:
+        try:
+            await self._watch.after_miss()
+        except Exception as error:  # noqa: BLE001 - it is the answer
+            posting.refuse(error)
+        else:
+            posting.read_again(miss)
+
+    def postpone(self, posting: ExtraPosting, lane: Hashable) -> None:
+        """The batcher does not take the rows now, but nobody is left who could send them again."""
+        self.unread.add(posting)
+        self._postponed.append((posting, lane))
+
+    def _submit_postponed(self) -> None:
+        postponed, self._postponed = self._postponed, []
+        for posting, lane in postponed:
+            posting.submit_to(lane)
