@@ -104,7 +104,13 @@ async def _parts(settings: Settings, dsn: str) -> AsyncIterator[Service]:
     )
     watch = CatalogWatch(dsn, settings.schemas, settings.timeouts, ingest.publish, retry.delay)
     slots = [
-        Slot(dsn, settings.timeouts, watch.reload, at_least_once=settings.at_least_once)
+        Slot(
+            dsn,
+            settings.timeouts,
+            watch.reload,
+            at_least_once=settings.at_least_once,
+            resolved=metrics.resolved,
+        )
         for _ in range(settings.flush_slots)
     ]
     batcher = Batcher(slots, settings.limits, retry, doubt_seconds=settings.doubt_seconds_max, observe=metrics.flushed)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from prometheus_client import CollectorRegistry, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
@@ -44,6 +44,14 @@ class Metrics:
         self._requests = dict.fromkeys(OUTCOMES, 0)
         self._rows = dict.fromkeys(OUTCOMES, 0)
         self.registry.register(_OutcomeCollector(self._requests, self._rows))
+        self._doubts = Counter(
+            "headrace_doubts",
+            "Writes whose end was not seen, by what was found out: stored, not_stored (written again), unknown.",
+            ["result"],
+            registry=self.registry,
+        )
+        for result in ("stored", "not_stored", "unknown"):
+            self._doubts.labels(result)
         self._batch_rows = Histogram(
             "headrace_batch_rows",
             "Rows in a batch that was given to the database.",
@@ -78,6 +86,10 @@ class Metrics:
             received.requests - sum(self._requests.values()) - pending.requests,
             received.rows - sum(self._rows.values()) - pending.rows,
         )
+
+    def resolved(self, result: str) -> None:
+        """It was found out what became of a write whose end was not seen."""
+        self._doubts.labels(result).inc()
 
     def flushed(self, flush: Flush) -> None:
         """A batch ended."""

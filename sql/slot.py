@@ -54,7 +54,8 @@ _STALE_SECONDS = 86_400.0
 class Slot:
     """Writes one batch at a time. `changed` is awaited for the newest catalog when a table is not as expected.
 
-    `at_least_once`: keep no ledger, and write again what may have been written already.
+    `at_least_once`: keep no ledger, and write again what may have been written already. `resolved` is told what was
+    found out about a write whose end was not seen: "stored", "not_stored" or "unknown".
     """
 
     def __init__(
@@ -64,8 +65,10 @@ class Slot:
         changed: Callable[[], Awaitable[Catalog]],
         *,
         at_least_once: bool = False,
+        resolved: Callable[[str], object] = lambda _: None,
     ) -> None:
         self._dsn = dsn
+        self._resolved = resolved
         self._timeouts = timeouts
         self._changed = changed
         self._ledger = None if at_least_once else Ledger()
@@ -76,8 +79,6 @@ class Slot:
         self._past = Past.NOT_STORED
         self._returned: Sequence[Sequence[object]] | None = None
         self._lengths: Sequence[int] = ()
-        self.resolved = dict.fromkeys(Past, 0)
-        """How often it was found out what became of a write whose end was not seen."""
 
     async def open(self) -> None:
         """Connect, if not connected, and find out what became of the last write. Raises `Unavailable`."""
@@ -96,7 +97,7 @@ class Slot:
             raise
         if self._unfinished is not None and self._unfinished.is_doubtful:
             self._past = past if self._past is not Past.UNKNOWN else Past.UNKNOWN
-            self.resolved[self._past] += 1
+            self._resolved(self._past.name.lower())
             logger.info("the write that was cut off %s", _PAST_WORDS[self._past])
         self._connection = connection
         self._used = time.monotonic()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import cast
 
 from sql.catalog import Kind, Table
@@ -87,6 +87,7 @@ class Target:
         return values_statement(self.table, self.columns)
 
 
+@lru_cache(maxsize=1_000)
 def nothing_target(schema: str, table: str) -> Target:
     """What a request goes to of which nothing is left but bad rows. Its payload is empty."""
     return Target(Table(schema, table, {}), (), Way.NONE, copy_default=False)
