@@ -14,6 +14,7 @@ import pytest
 from tests.faults.checker import Expected
 from tests.faults.conftest import Scene
 from tests.faults.process import Process
+from tests.faults.proxy import Fault
 from tests.faults.traffic import Mix, Traffic
 
 _DRAIN_SECONDS = 3
@@ -64,6 +65,21 @@ async def test_a_service_that_is_killed(scene: Scene, process: Process, traffic:
         await traffic.acknowledged(50)
     await traffic.stop()
     await scene.judge(Expected(unknown_max=0, answers_may_be_lost=True))
+
+
+async def test_clients_that_try_again_with_a_key(scene: Scene, process: Process) -> None:
+    """They send a request until they are told what became of it, whoever has died meanwhile; it is stored once."""
+    await process.start()
+    mix = Mix(kinds=["keyed"], deadline_seconds=30)
+    async with Traffic(process.port, scene.history, mix).running() as traffic:
+        for _ in range(3):
+            await traffic.acknowledged(50)
+            scene.proxy.arm(Fault.CUT_AFTER_COMMIT, 1)
+            assert await process.end(signal.SIGKILL) == -signal.SIGKILL
+            await process.start()
+        await traffic.acknowledged(50)
+    report = await scene.judge(Expected(unknown_max=0))
+    assert set(report.answers) == {"201"}
 
 
 async def test_stopping_while_the_database_is_down(scene: Scene, process: Process, traffic: Traffic) -> None:

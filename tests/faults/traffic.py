@@ -1,4 +1,4 @@
-"""Clients that send rows and note what they are told. Seeded; no request is ever sent twice.
+"""Clients that send rows and note what they are told. Seeded; only requests with an idempotency key are sent again.
 
 Owns what is sent. Rows are (key, value), with keys by which every single one is known: see `history.ROWS_MAX`.
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
+import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -48,6 +50,11 @@ class Mix:
     deadline_seconds: float = 10.0
 
 
+_AGAIN = frozenset({0, 409, 429, 503})
+"""The statuses after which a request with an idempotency key is sent again: no answer; the first one is under way; not
+now, or nobody knows."""
+
+
 class _Problem(msgspec.Struct):
     code: str = ""
 
@@ -60,6 +67,7 @@ class Traffic:
         self.mix = mix
         self._client = Client(port, mix.clients)
         self._random = random.Random(seed)
+        self._name = uuid.uuid4().hex
         self._stopping = False
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -92,15 +100,25 @@ class Traffic:
         if spoilt:
             place = self._random.randrange(rows)
             texts[place] = self._random.choice(self.mix.spoilt).replace("KEY", str(keys[place]))
+        key = f"{self._name}-{entry.number}" if kind == "keyed" else ""
         try:
-            answer, _ = await self._client.send(_request(table, kind, texts), _PATIENCE_SECONDS)
+            status, code = await self._told(_request(table, kind, texts, key))
+            while key and status in _AGAIN and time.monotonic() < entry.deadline:
+                await asyncio.sleep(_PAUSE_SECONDS)
+                status, code = await self._told(_request(table, kind, texts, key))
         except TimeoutError:
             return  # it stays without an outcome, which the checker will not like
+        self.history.end(entry, status, code)
+
+    async def _told(self, request: bytes) -> tuple[int, str]:
+        """Status and code of the answer; status 0 if the connection ended without one. Raises `TimeoutError`."""
+        try:
+            answer, _ = await self._client.send(request, _PATIENCE_SECONDS)
+        except TimeoutError:
+            raise
         except OSError:
-            self.history.end(entry, 0)
-            return
-        code = msgspec.json.decode(answer.body, type=_Problem).code if answer.status >= 400 else ""
-        self.history.end(entry, answer.status, code)
+            return 0, ""
+        return answer.status, msgspec.json.decode(answer.body, type=_Problem).code if answer.status >= 400 else ""
 
     async def _one_client(self) -> None:
         mix, chance = self.mix, self._random
@@ -113,13 +131,15 @@ class Traffic:
             await asyncio.sleep(_PAUSE_SECONDS if was_refused else mix.pause_seconds * chance.uniform(0.5, 1.5))
 
 
-def _request(table: str, kind: str, texts: list[str]) -> bytes:
+def _request(table: str, kind: str, texts: list[str], key: str) -> bytes:
     path = f"/rest/v1/{table}"
     if kind == "object":
         return post(path, texts[0].encode(), "application/json")
     if kind == "lines":
         return post(path, "\n".join(texts).encode(), "application/x-ndjson")
     body = f"[{','.join(texts)}]".encode()
+    if key:
+        return post(path, body, f"application/json\r\nIdempotency-Key: {key}")
     if kind == "returning":
         return post(path, body, "application/json\r\nPrefer: return=representation")
     return post(path, body, "application/json")
