@@ -26,6 +26,10 @@ class ConnectionLimits:
 class Connection(Protocol):
     """What is asked at each tick."""
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a request may come, or the rest of one."""
+
     def tick(self, seconds: float) -> None:
         """So many seconds have passed since the last tick."""
 
@@ -34,10 +38,13 @@ class Connections:
     """Open connections. A timer for each request would cost 0.7 µs to arm and cancel."""
 
     _TICK_SECONDS_MAX = 0.25
+    _TICK_SECONDS_AT_THE_END = 0.05
 
     def __init__(self, limits: ConnectionLimits) -> None:
         self.limits = limits
         self._open: set[Connection] = set()
+        shortest = min(limits.head_seconds_max, limits.keep_alive_seconds, limits.send_seconds_max)
+        self._tick_seconds = min(self._TICK_SECONDS_MAX, shortest / 4)
 
     def add(self, connection: Connection) -> None:
         """It is open."""
@@ -49,10 +56,16 @@ class Connections:
 
     async def run(self) -> None:
         """Tick. Runs until it is cancelled."""
-        limits = self.limits
-        shortest = min(limits.head_seconds_max, limits.keep_alive_seconds, limits.send_seconds_max)
-        tick = min(self._TICK_SECONDS_MAX, shortest / 4)
         while True:
-            await anyio.sleep(tick)
+            seconds = self._tick_seconds
+            await anyio.sleep(seconds)
             for connection in tuple(self._open):
-                connection.tick(tick)
+                connection.tick(seconds)
+
+    async def quiet(self) -> None:
+        """Wait until no connection may bring a request any more, after all were told that the service stops."""
+        self._tick_seconds = min(self._tick_seconds, self._TICK_SECONDS_AT_THE_END)
+        while any(connection.is_waiting for connection in self._open):  # noqa: ASYNC110 - ticks close them
+            await anyio.sleep(self._tick_seconds)
+        if self._open:  # what has come last may be on its way through FastAPI
+            await anyio.sleep(self._tick_seconds)

@@ -47,7 +47,7 @@ class Head:
         hosts = 0
         for name, value in headers:
             if name == b"content-length":
-                self.body_size = int(value)  # the parser has refused what is no number, and two that differ
+                self.body_size = _length_of(value)
             elif name == b"transfer-encoding":
                 if self.body_size is None or value.lower() != b"chunked" or is_1_0:
                     raise Refused(MALFORMED_HTTP)
@@ -61,6 +61,14 @@ class Head:
                     raise Refused(MALFORMED_HTTP)
         if hosts > 1 or not (hosts or is_1_0):
             raise Refused(MALFORMED_HTTP)  # RFC 9112 section 3.2
+
+
+def _length_of(value: bytes) -> int:
+    """The number in a Content-Length. The parser has refused what is none, and two that differ."""
+    try:
+        return int(value)
+    except ValueError:  # thousands of zeros before it
+        raise Refused(MALFORMED_HTTP) from None
 
 
 class Known:

@@ -32,6 +32,7 @@ from sql import (
     Targets,
     Way,
     is_array,
+    lines_in_pieces,
     salvaging,
     unknown_table,
 )
@@ -147,7 +148,7 @@ class Plan:
         self._target: Target | None = None
 
     def encode(self, body: bytes) -> Encoded:
-        """The rows of a whole body. Raises `Rejected`, `TooLarge`."""
+        """The rows of a whole body, not a large one. Raises `Rejected`, `TooLarge`."""
         if self.lines:
             if self._copy is None:
                 return cast("RecordCodec", self._codec).lines(body)
@@ -157,6 +158,18 @@ class Plan:
         if body.startswith(b"{") or not is_array(body):
             return self._codec.one(body)
         return self._codec.array(body)
+
+    def encoding(self, body: bytes) -> Generator[None, None, Encoded]:
+        """The rows of a whole body of any size. Yields between pieces of the work. Raises `Rejected`, `TooLarge`."""
+        if not self.lines:
+            return (yield from self._codec.array_steps(body)) if is_array(body) else self._codec.one(body)
+        if self._copy is None:
+            return (yield from cast("RecordCodec", self._codec).lines_steps(body))
+        reader = self._copy.lines()
+        for piece in lines_in_pieces(body):
+            reader.feed(piece)
+            yield
+        return (yield from reader.finishing())
 
     def reader(self) -> Reader:
         """A reader for a body that arrives in pieces."""
@@ -244,7 +257,7 @@ class Reader:
         if self._lines is None:
             body = b"".join(self._chunks)
             self._chunks.clear()
-            return self._plan.encode(body)
+            return (yield from self._plan.encoding(body))
         return (yield from self._lines.finishing())
 
 

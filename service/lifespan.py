@@ -53,11 +53,6 @@ class Service:
         self.batcher.close()
         self.postings.stop()
 
-    async def drain(self) -> None:
-        """Stop accepting and wait until everything accepted is answered, in `drain_seconds_max` at most."""
-        self.stop_accepting()
-        await self.batcher.drain(self.settings.drain_seconds_max)
-
 
 @asynccontextmanager
 async def running(settings: Settings) -> AsyncIterator[Service]:

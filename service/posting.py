@@ -74,6 +74,10 @@ class Posting(Submission):
             plan = self._plan
             if plan is None:
                 plan = self._plan = self._postings.ingest.plan(self._request)
+            if size > KEPT_BYTES_MAX:
+                self._postings.reading(self)
+                self._finish(plan.encoding(body))
+                return
             encoded = plan.encode(body)
         except Exception as error:  # noqa: BLE001 - it becomes the answer
             self._could_not_read(error)

@@ -7,6 +7,7 @@ Owns one connection: where a request ends, whose turn it is, when it closes. Eve
 from __future__ import annotations
 
 import asyncio
+import select
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, cast
 
@@ -14,7 +15,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.utils import get_client_addr, get_path_with_query_string
 
 from service.body import SWALLOWED_BYTES_MAX
-from service.framing import BLANK_LINE, Framing
+from service.framing import BLANK_LINE, PIECE_BYTES_MAX, Framing
 from service.heads import Known
 from service.lifespan import STATE, Service
 from service.posting import Posting
@@ -38,6 +39,15 @@ _LINGER_SECONDS_AT_THE_END = 0.5
 
 _GRACE_SECONDS = 1.0
 """What knows more about a request has so much longer to end it in a better way."""
+
+_QUIET_SECONDS = 0.5
+"""When the service stops, a connection that has been idle for so long is closed. Who asks again and again does so
+sooner, and is told with the answer that it was the last; all others are no more likely to ask just then than at any
+other time."""
+
+_TAKES_MAX = 256
+"""Pieces of what has been received that are looked at in one turn of the event loop: requests in a packet that can be
+refused at once, blank lines in a chunked body. More would take up to 0.2 s, in which nobody else is answered."""
 
 _NONE: dict[bytes, Known] = {}
 
@@ -84,6 +94,7 @@ class Protocol(HttpToolsProtocol):
         self._heard_all = False  # whether the client has closed its side
         self._rest = b""  # what has been received but not looked at
         self._consuming = False
+        self._yields = False  # whether others have their turn before it goes on with `_rest`
         # The request that is being received or answered.
         self._head: Head | None = None
         self._posting: Posting | None = None
@@ -143,13 +154,17 @@ class Protocol(HttpToolsProtocol):
     # ---------------------------------------------------------------- called by the server
 
     def shutdown(self) -> None:
-        """Finish what was begun, take nothing new."""
-        if self._at is _HEAD or self._answered_early:
-            self._close()
-            return
+        """Finish what was begun, and take one request more where one may be on its way. `tick` ends the others."""
         self._last = True
-        if self._handed_over:
+        if self._answered_early:
+            self._close(linger=True)
+        elif self._handed_over:
             self.cycle.keep_alive = False
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a request may come, or the rest of one that has just begun."""
+        return self._at is _HEAD or (self._at is _BODY and self._seconds < _QUIET_SECONDS)
 
     def tick(self, seconds: float) -> None:
         """So many seconds have passed since the last tick: end what takes too long."""
@@ -157,17 +172,20 @@ class Protocol(HttpToolsProtocol):
         self._seconds += seconds
         if self.flow.write_paused:
             self._blocked_seconds += seconds
+            self._seconds = 0.0  # an answer that is read slowly is cut off by no other limit
             if self._blocked_seconds >= limits.send_seconds_max:
                 self.transport.abort()
             return
         self._blocked_seconds = 0.0
         match self._at:
+            case _At.HEAD if self._last and self._seconds >= _QUIET_SECONDS:
+                self._hang_up()
             case _At.HEAD if self._framing.has_begun:  # before it there may be empty lines (RFC 9112 section 2.2)
                 if self._seconds >= limits.head_seconds_max:
                     self._refuse(head_late(limits.head_seconds_max))
             case _At.HEAD:
                 if self._seconds >= (self.timeout_keep_alive if self._served else limits.head_seconds_max):
-                    self._close()
+                    self._hang_up()
             case _At.BODY if self._posting is None and self._seconds >= self._body_seconds_max + _GRACE_SECONDS:
                 self.transport.abort()  # a body that nobody waits for; a posting in FastAPI's lane has answered by now
             case _At.END if self._seconds >= (_LINGER_SECONDS_AT_THE_END if self._last else _LINGER_SECONDS):
@@ -177,21 +195,18 @@ class Protocol(HttpToolsProtocol):
 
     def _consume(self) -> None:
         """Take requests from what has been received: the first, and the next whenever one is answered."""
-        if self._consuming:
+        if self._consuming or self._yields:
             return
         self._consuming = True
         data, self._rest = self._rest, b""
-        at, size = 0, len(data)
+        at, size, takes = 0, len(data), 0
         while at < size and self._at in (_HEAD, _BODY) and not self.flow.write_paused:
-            start, had_begun = at, self._framing.has_begun
-            try:
-                at = self._framing.take(data, at)
-            except Refused as error:
-                self._refuse(error.problem)
-            else:
-                if self._framing.has_begun and not had_begun:
-                    self._seconds = 0.0
-                self._found(at - start)
+            if takes == _TAKES_MAX or at >= PIECE_BYTES_MAX:
+                self._yields = True
+                self.loop.call_soon(self._go_on)
+                break
+            takes += 1
+            at = self._take(data, at)
         self._consuming = False
         if self._at is _BODY:
             self._take_pieces()
@@ -202,6 +217,26 @@ class Protocol(HttpToolsProtocol):
             self._close()  # what is missing of this request will never come
         elif not self._handed_over:
             self.flow.resume_reading()
+
+    def _take(self, data: bytes, at: int) -> int:
+        """Take what begins at `at`, and act on it; where it ends."""
+        framing = self._framing
+        had_begun = framing.has_begun
+        try:
+            end = framing.take(data, at)
+        except Refused as error:
+            self._refuse(error.problem)
+            return at
+        if framing.has_begun and not had_begun:
+            self._seconds = 0.0
+        self._found(end - at)
+        return end
+
+    def _go_on(self) -> None:
+        """Others have had their turn."""
+        self._yields = False
+        if self._rest and self._at is not _END:
+            self._consume()
 
     def _found(self, size: int) -> None:
         """Act on what so many more bytes have brought."""
@@ -222,6 +257,7 @@ class Protocol(HttpToolsProtocol):
         self._head = head
         self._move_to(_BODY)
         self._handed_over = head.request is None or not self._is_fast or self._is_crowded()
+        self._framing.splits = self._handed_over  # a posting reads a large body in turns by itself
         if self._handed_over:
             self._hand_over(head)
 
@@ -305,7 +341,7 @@ class Protocol(HttpToolsProtocol):
         if self.access_log:
             self._log(head, answer.status)
         if close:
-            self._close(linger=self._at is _BODY)
+            self._end()
         else:
             self._next()
 
@@ -343,6 +379,21 @@ class Protocol(HttpToolsProtocol):
             self.transport.write(self._wire.bytes_of(answer, self.server_state.default_headers, True))
         self._close(linger=True)
 
+    def _end(self) -> None:
+        """The last answer is given. It shall be read by who still sends, and who did not ask for it to be the last."""
+        asked = self._head is None or not self._head.keep_alive
+        self._close(linger=self._at is _BODY or not asked)
+
+    def _hang_up(self) -> None:
+        """End an idle connection, unless something has just arrived, which closing would answer with a reset."""
+        socket = self.transport.get_extra_info("socket")
+        if socket is not None:
+            poll = select.poll()
+            poll.register(socket.fileno(), select.POLLIN)
+            if poll.poll(0):
+                return
+        self._close()
+
     def _close(self, *, linger: bool = False) -> None:
         """End the connection; with `linger`, let the client read the answer before it finds that nobody listens."""
         self._move_to(_END)
@@ -378,8 +429,9 @@ class _CycleFlow:
 
     def resume_reading(self) -> None:
         """More of the body is wanted."""
-        if self._protocol._at is _BODY:  # noqa: SLF001 - the same class in parts
-            self._protocol.flow.resume_reading()
+        protocol = self._protocol
+        if protocol._at is _BODY and not protocol._rest:  # noqa: SLF001 - the same class in parts
+            protocol.flow.resume_reading()
 
 
 class _CycleTransport:
@@ -400,4 +452,4 @@ class _CycleTransport:
 
     def close(self) -> None:
         """Close when the client has had a chance to read."""
-        self._protocol._close(linger=self._protocol._at is _BODY)  # noqa: SLF001 - the same class in two parts
+        self._protocol._end()  # noqa: SLF001 - the same class in two parts

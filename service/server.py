@@ -6,6 +6,7 @@ the catalog again.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gc
 import math
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from service.settings import Settings
+
+
+_ACCEPTING_TURNS = 2
+"""Turns of the event loop in which clients that have connected already are let in; closing would reset them."""
 
 
 def spare_the_collector() -> None:
@@ -88,12 +93,22 @@ class Server(uvicorn.Server):
             self._on_start(self._service, self.url)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Refuse what is new before the listening sockets close, and finish what was accepted."""
+        """Close the listening sockets, answer what is on its way, and finish what was accepted."""
+        for _ in range(_ACCEPTING_TURNS):
+            await asyncio.sleep(0)
         async with anyio.create_task_group() as tasks:
             if self._service is not None:
-                self._service.stop_accepting()
-                tasks.start_soon(self._service.drain)
+                tasks.start_soon(self._finish, self._service)
             await super().shutdown(sockets)
+
+    async def _finish(self, service: Service) -> None:
+        """Let requests in until no connection has one to expect, then refuse what comes and drain."""
+        seconds = self._settings.drain_seconds_max
+        ends = anyio.current_time() + seconds
+        with anyio.move_on_after(seconds / 4):
+            await service.connections.quiet()  # they have been told: this task runs when uvicorn's shutdown first waits
+        service.stop_accepting()
+        await service.batcher.drain(max(0.0, ends - anyio.current_time()))
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

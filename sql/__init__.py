@@ -18,6 +18,7 @@ from sql.errors import (
     unknown_table,
 )
 from sql.housekeeping import keep_clean
+from sql.pieces import lines_in_pieces
 from sql.salvage import BadRow, Extra, IdempotencyKey, Salvage, Stored, rows_of_body, salvage_rows, salvaging
 from sql.slot import Slot
 from sql.target import Target, Targets, Way, nothing_target
@@ -60,6 +61,7 @@ __all__ = [
     "is_abandoned",
     "is_array",
     "keep_clean",
+    "lines_in_pieces",
     "nothing_target",
     "quarantine",
     "quote_identifier",

@@ -7,13 +7,14 @@ Owns what a body may look like and which columns its rows have. Must not know HT
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar, cast
 
 import msgspec
 from msgspec import Raw, Struct
 
 from sql.catalog import Table
 from sql.errors import Fault, Rejected, TooLarge, unknown_column
+from sql.pieces import PIECE_BYTES, array_in_pieces, lines_in_pieces
 from sql.shape import Shape
 from sql.values import DEFAULT, NULL
 
@@ -35,6 +36,9 @@ _SEGMENTS_MAX = 256
 
 _LONG_TEXT = 16 * 1024
 """Taking apart a text of this size takes some milliseconds."""
+
+_SHORT_TEXT = 4 * 1024
+"""A text up to this size is joined with the next one: alone, a short line takes ten times its bytes in memory."""
 
 _WHOLE_BYTES_MAX = 4 * _PIECE_BYTES
 """Joining so much takes 0.1 ms; a payload up to this size is one piece."""
@@ -132,6 +136,38 @@ class CopyCodec:
 
     def array(self, body: bytes) -> Encoded:
         """A JSON array of objects that all have the same keys. Raises `Rejected`, with the row where there is one."""
+        encoded = self._array(body, 1)
+        if encoded is None:
+            raise malformed()
+        return encoded
+
+    def array_steps(self, body: bytes) -> Generator[None, None, Encoded]:
+        """The same. Yields between pieces of the work, if much."""
+        if len(body) <= PIECE_BYTES:
+            return self.array(body)
+        columns: tuple[str, ...] | None = None
+        texts: list[bytes] = []
+        rows = 0
+
+        def take(piece: bytes) -> bool:
+            nonlocal columns, rows
+            encoded = self._array(piece, rows + 1)
+            if encoded is None:
+                return False
+            if columns is None:
+                columns = encoded.columns
+            elif columns != encoded.columns:
+                raise keys_differ()
+            texts.append(cast("bytes", encoded.payload))
+            rows += encoded.rows
+            return True
+
+        if not (yield from array_in_pieces(body, take)):
+            raise malformed()
+        return Encoded(columns or (), (yield from _payload(texts)), rows)
+
+    def _array(self, body: bytes, number: int) -> Encoded | None:
+        """An array whose first row has this number, None if it is no JSON. Raises `Rejected`."""
         if self._last is not None:
             try:
                 rows = self._last.decode_rows(body)
@@ -146,15 +182,15 @@ class CopyCodec:
         except msgspec.ValidationError:
             raise keys_differ() from None
         except _MALFORMED:
-            raise malformed() from None
+            return None
         if not values:
             return NO_ROWS
         shape = self._columns.shape_of(values[0])
         lines = []
-        for number, row in enumerate(values, 1):
+        for place, row in enumerate(values, number):
             if row.keys() != values[0].keys():
                 raise keys_differ()
-            lines.append(_located(shape, row, number))
+            lines.append(_located(shape, row, place))
         self._saw(shape, len(values))
         return Encoded(shape.columns, "".join(lines).encode(), len(values))
 
@@ -188,8 +224,8 @@ class CopyCodec:
         except Rejected as error:
             raise Rejected(error.fault.at(number)) from None
 
-    def union(self, segments: list[_Segment]) -> Generator[None, None, Encoded]:
-        """Rows with different keys: all columns that occur, with their default where a row has none.
+    def union(self, segments: list[_Segment], rows: int) -> Generator[None, None, Encoded]:
+        """So many rows with different keys: all columns that occur, with their default where a row has none.
 
         Yields between pieces of the work.
         """
@@ -200,12 +236,11 @@ class CopyCodec:
         shape = self._columns.shape_of(name for segment in segments for name in segment.shape.columns)
         places_of = {narrow: self._places(shape, narrow) for narrow in {segment.shape for segment in segments}}
         pieces: list[bytes] = []
-        size = rows = 0
+        size = since = 0
         for segment in segments:
             places = places_of[segment.shape]
             if segment.shape is shape:
                 pieces += segment.texts
-                rows += segment.rows
                 size += sum(map(len, segment.texts))
                 continue
             for text in segment.texts:
@@ -217,22 +252,28 @@ class CopyCodec:
                     lines.append("\t".join([fields[place] for place in places]))
                 lines.append("")
                 pieces.append("\n".join(lines).encode())
-                rows += len(lines) - 1
                 size += len(pieces[-1])
                 if size > self._bytes_max:
                     # A short row becomes as wide as the widest, so a small body could fill the memory.
                     raise TooLarge(self._bytes_max)
-                if len(text) >= _LONG_TEXT:
+                since += len(pieces[-1])
+                if since >= _LONG_TEXT:
+                    since = 0
                     yield
         return Encoded(shape.columns, (yield from _payload(pieces)), rows)
 
-    def merged(self, segments: list[_Segment]) -> _Segment:
-        """The same rows as one segment. Raises `Rejected`, `TooLarge`."""
-        encoded = result_of(self.union(segments))
-        merged = _Segment(self._columns.shape_of(encoded.columns))
-        merged.rows = encoded.rows
-        merged.texts = [encoded.payload] if isinstance(encoded.payload, bytes) else list(encoded.payload)
-        return merged
+    def merged(self, segments: list[_Segment]) -> list[_Segment]:
+        """The same rows as one segment, or as two, where the first is long and has fewer columns than the others.
+
+        Raises `Rejected`, `TooLarge`.
+        """
+        first = segments[0]
+        encoded = result_of(self.union([_Segment(first.shape), *segments[1:]], rows=0))
+        has_all = encoded.columns == first.shape.columns
+        merged = first if has_all else _Segment(self._columns.shape_of(encoded.columns))
+        for text in [encoded.payload] if isinstance(encoded.payload, bytes) else encoded.payload:
+            merged.add(text)
+        return [first] if has_all else [first, merged]
 
     def _places(self, shape: Shape, segment: Shape) -> list[int]:
         """Where the fields of the wide shape are in a row of the narrow one that DEFAULT and NULL were appended to.
@@ -274,12 +315,18 @@ def result_of(steps: Generator[None, None, _T]) -> _T:
 class _Segment:
     """A run of rows with the same shape, as pieces of COPY text."""
 
-    __slots__ = ("rows", "shape", "texts")
+    __slots__ = ("shape", "texts")
 
     def __init__(self, shape: Shape) -> None:
         self.shape = shape
-        self.rows = 0
         self.texts: list[bytes] = []
+
+    def add(self, text: bytes) -> None:
+        """Rows behind those that are there."""
+        if self.texts and len(self.texts[-1]) < _SHORT_TEXT:
+            self.texts[-1] += text
+        else:
+            self.texts.append(text)
 
 
 class LineReader:
@@ -294,6 +341,7 @@ class LineReader:
         self._rest: list[bytes] = []  # pieces of an unfinished line; joining them one by one would be quadratic
         self._rows = 0
         self._segments: list[_Segment] = []
+        self._before: list[_Segment] = []  # long ones, each with more columns than the one before it
 
     def feed(self, chunk: bytes) -> None:
         """Encode the lines that this chunk completes."""
@@ -313,12 +361,12 @@ class LineReader:
         if self._rest:
             self._take(b"".join([*self._rest, b"\n"]))
             self._rest = []
-        segments = self._segments
+        segments = self._before + self._segments
         if not segments:
             return NO_ROWS
         columns = segments[0].shape.columns
         if any(segment.shape.columns != columns for segment in segments):
-            return (yield from self._codec.union(segments))
+            return (yield from self._codec.union(segments, self._rows))
         payload = yield from _payload([text for segment in segments for text in segment.texts])
         return Encoded(columns, payload, self._rows)
 
@@ -338,11 +386,11 @@ class LineReader:
         self._rows += rows
         if not self._segments or self._segments[-1].shape is not shape:
             if len(self._segments) >= _SEGMENTS_MAX:
-                self._segments = [self._codec.merged(self._segments)]
+                *before, last = self._codec.merged(self._segments)
+                self._before += before
+                self._segments = [last]
             self._segments.append(_Segment(shape))
-        segment = self._segments[-1]
-        segment.rows += rows
-        segment.texts.append(text.encode())
+        self._segments[-1].add(text.encode())
 
 
 def _payload(pieces: list[bytes]) -> Generator[None, None, Payload]:
@@ -387,10 +435,41 @@ class RecordCodec:
             raise malformed() from None
         return self._rows([row.keys() for row in rows], body.strip()[1:-1])
 
+    def array_steps(self, body: bytes) -> Generator[None, None, Encoded]:
+        """The same. Yields between pieces of the work, if much."""
+        if len(body) <= PIECE_BYTES:
+            return self.array(body)
+        pieces: list[Encoded] = []
+
+        def take(piece: bytes) -> bool:
+            try:
+                rows = _decode_rows(piece)
+            except msgspec.ValidationError:
+                raise keys_differ() from None
+            except _MALFORMED:
+                return False
+            pieces.append(self._rows([row.keys() for row in rows], piece[1:-1]))
+            return True
+
+        if not (yield from array_in_pieces(body, take)):
+            raise malformed()
+        return _joined(pieces)
+
     def lines(self, body: bytes) -> Encoded:
         """Newline-delimited JSON objects that all have the same keys. Raises `Rejected`."""
-        lines = [line for line in body.split(b"\n") if line and not line.isspace()]
-        return self._rows([_keys(line, number) for number, line in enumerate(lines, 1)], b",".join(lines))
+        return result_of(self.lines_steps(body))
+
+    def lines_steps(self, body: bytes) -> Generator[None, None, Encoded]:
+        """The same. Yields between pieces of the work, if much."""
+        pieces: list[Encoded] = []
+        number = 1
+        for piece in lines_in_pieces(body):
+            lines = [line for line in piece.split(b"\n") if line and not line.isspace()]
+            keys = [_keys(line, place) for place, line in enumerate(lines, number)]
+            number += len(lines)
+            pieces.append(self._rows(keys, b",".join(lines)))
+            yield
+        return _joined(pieces)
 
     def _rows(self, keys: list[Iterable[str]], payload: bytes) -> Encoded:
         if not keys:
@@ -403,6 +482,17 @@ class RecordCodec:
         except UnicodeDecodeError:
             raise malformed() from None
         return Encoded(self._columns.shape_of(key_sets.pop()).columns, payload, len(keys))
+
+
+def _joined(pieces: list[Encoded]) -> Encoded:
+    """JSON objects of one request that were looked at in pieces."""
+    pieces = [piece for piece in pieces if piece.rows]
+    if any(piece.columns != pieces[0].columns for piece in pieces):
+        raise keys_differ()
+    if len(pieces) <= 1:
+        return pieces[0] if pieces else NO_ROWS
+    payload = b",".join([cast("bytes", piece.payload) for piece in pieces])
+    return Encoded(pieces[0].columns, payload, sum(piece.rows for piece in pieces))
 
 
 def _keys(line: bytes, number: int) -> Iterable[str]:

@@ -63,8 +63,9 @@ def stored(kind: Kind, value: str | None) -> object:
     if kind is Kind.ARRAY:
         items = re.findall(r'"((?:\\.|[^"\\])*)"|([^,{}"]+)', value, re.DOTALL)
         return [
-            None if bare == "NULL" else bare or re.sub(r"\\(.)", r"\1", quoted, flags=re.DOTALL)
+            None if bare.strip().upper() == "NULL" else bare.strip() or re.sub(r"\\(.)", r"\1", quoted, flags=re.DOTALL)
             for quoted, bare in items
+            if not bare.isspace()
         ]
     return meaning(kind, value)
 
