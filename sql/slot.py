@@ -145,49 +145,60 @@ class Slot:
     async def _store(self, work: Work, part: Part) -> Sequence[Sequence[object]]:
         """Write a part in one transaction; what is returned to each of its requests. Raises what asyncpg raises."""
         connection = self._open_connection()
-        group = part.groups[0]
-        target = group.target
-        returning = target.way is Way.RECORDSET_RETURNING
-        if returning and target.table.filtering_triggers and len(group.places) > 1:
-            raise RowsFiltered
         self._returned = None
-        requests = [work.requests(each) for each in part.groups]
         before = self._settings(work, part)
         if self._ledger is not None:
             before.append(self._ledger.advance)
-        if not returning and self._ledger is not None:
-            before += records.statements((each.target, extra, None) for each, _, _, extra in work.extras(part))
-        patience = self._timeouts.answer_seconds
-        nothing: Sequence[Sequence[object]] = [[None] * len(each) for each in requests]
-        if len(part.groups) == 1 and target.way is Way.COPY:
-            async with asyncio.timeout(patience):
-                await copy(connection, target, _payloads(requests[0]), "".join([f"{each};" for each in before]))
-        elif returning:
-            async with asyncio.timeout(patience):
-                nothing = [
-                    await insert_returning(
-                        connection,
-                        target,
-                        cast("list[bytes]", _payloads(requests[0])),
-                        [request.rows for request in requests[0]],
-                        before=";".join(before),
-                        after=lambda results: self._after(work, part, results),
-                    )
-                ]
+        way = part.groups[0].target.way
+        if way is Way.RECORDSET_RETURNING:
+            results: Sequence[Sequence[object]] = await self._store_returning(connection, work, part, ";".join(before))
         else:
-            texts = [
-                each.target.text(_payloads(mine), sum([request.rows for request in mine]))
-                for each, mine in zip(part.groups, requests, strict=True)
-            ]
-            statements = [*before, *texts]
-            # Each statement has its own time-out, so that many slow ones together take longer than one may.
-            self._lengths = [sum(len(statement) + 1 for statement in before), *(len(text) + 1 for text in texts)]
-            async with asyncio.timeout(patience + len(texts) * self._timeouts.shared_statement_seconds):
-                await connection.execute(";".join(statements))
+            if self._ledger is not None:
+                before += records.statements((group.target, extra, None) for group, _, _, extra in work.extras(part))
+            if len(part.groups) == 1 and way is Way.COPY:
+                await self._copy(connection, work, part, "".join([f"{statement};" for statement in before]))
+            else:
+                await self._store_together(connection, work, part, before)
+            results = [[None] * len(group.places) for group in part.groups]
         if self._ledger is not None:
             self._ledger.advanced()
         self._used = time.monotonic()
-        return nothing
+        return results
+
+    async def _copy(self, connection: Connection, work: Work, part: Part, before: str) -> None:
+        (group,) = part.groups
+        async with asyncio.timeout(self._timeouts.answer_seconds):
+            await copy(connection, group.target, _payloads(work.requests(group)), before)
+
+    async def _store_together(self, connection: Connection, work: Work, part: Part, before: list[str]) -> None:
+        """As one string of statements, in one round trip."""
+        texts = []
+        for group in part.groups:
+            requests = work.requests(group)
+            texts.append(group.target.text(_payloads(requests), sum([request.rows for request in requests])))
+        self._lengths = [sum(len(statement) + 1 for statement in before), *(len(text) + 1 for text in texts)]
+        # Each statement has its own time-out, so that many slow ones together take longer than one may.
+        patience = self._timeouts.answer_seconds + len(texts) * self._timeouts.shared_statement_seconds
+        async with asyncio.timeout(patience):
+            await connection.execute(";".join([*before, *texts]))
+
+    async def _store_returning(
+        self, connection: Connection, work: Work, part: Part, before: str
+    ) -> Sequence[Sequence[object]]:
+        (group,) = part.groups
+        requests = work.requests(group)
+        if group.target.table.filtering_triggers and len(requests) > 1:
+            raise RowsFiltered
+        async with asyncio.timeout(self._timeouts.answer_seconds):
+            results = await insert_returning(
+                connection,
+                group.target,
+                cast("list[bytes]", _payloads(requests)),
+                [request.rows for request in requests],
+                before=before,
+                after=lambda results: self._after(work, part, results),
+            )
+        return [results]
 
     def _after(self, work: Work, part: Part, results: list[list[str]]) -> str:
         """What is written after rows that are returned: the keys, of which those are the answer."""
