@@ -2,8 +2,9 @@
 
 from sql import quarantine
 from sql.catalog import Catalog, Column, Kind, Table, quote_identifier
-from sql.codec import CopyCodec, Encoded, LineReader, Payload, RecordCodec, is_array
+from sql.codec import CopyCodec, LineReader
 from sql.connect import Timeouts, is_abandoned
+from sql.encoded import Encoded, Payload, is_array
 from sql.errors import (
     CatalogMissing,
     Fault,
@@ -19,6 +20,7 @@ from sql.errors import (
 )
 from sql.housekeeping import keep_clean
 from sql.pieces import lines_in_pieces
+from sql.record_codec import RecordCodec
 from sql.salvage import BadRow, Extra, IdempotencyKey, Salvage, Stored, rows_of_body, salvage_rows, salvaging
 from sql.slot import Slot
 from sql.target import Target, Targets, Way, nothing_target

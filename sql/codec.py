@@ -1,32 +1,37 @@
-"""The row codec: a request's body → rows as a payload for COPY, or as JSON for the recordset statement.
+"""The codec of the COPY way: a request's body → rows as lines of COPY text.
 
-Owns what a body may look like and which columns its rows have. Must not know HTTP, batches or connections: bytes in,
-`Encoded` out, `Rejected` with the dialect's words for whatever is wrong with the sender's rows.
+Owns what a body may look like and how rows with different keys are brought together. Must not know HTTP, batches or
+connections: bytes in, `Encoded` out, `Rejected` with the dialect's words for whatever is wrong with the sender's rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
-from typing import TypeAlias, TypeVar, cast
+from collections.abc import Generator
+from typing import cast
 
 import msgspec
 from msgspec import Raw, Struct
 
 from sql.catalog import Table
-from sql.errors import Fault, Rejected, TooLarge, unknown_column
-from sql.pieces import PIECE_BYTES, array_in_pieces, lines_in_pieces
+from sql.encoded import (
+    MALFORMED,
+    NO_ROWS,
+    Columns,
+    Encoded,
+    Payload,
+    decode_row,
+    decode_rows,
+    keys_differ,
+    malformed,
+    result_of,
+)
+from sql.errors import Fault, Rejected, TooLarge
+from sql.pieces import PIECE_BYTES, array_in_pieces
 from sql.shape import Shape
 from sql.values import DEFAULT, NULL
 
 _COMPILE_AFTER_ROWS = 8
 """Generating a decoder costs about 0.5 ms, as much as 200 rows the slow way; not worth it for a stray set of keys."""
-
-_SHAPES_MAX = 256
-"""Sets of columns remembered per table; a producer with random keys must not grow memory."""
-
-_decode_row = msgspec.json.Decoder(dict[str, Raw]).decode
-_decode_rows = msgspec.json.Decoder(list[dict[str, Raw]]).decode
-_decode_elements = msgspec.json.Decoder(list[Raw]).decode
 
 _PIECE_BYTES = 256 * 1024
 """A large payload is kept in pieces of about this size, and handled piece by piece: less than 3 ms of work each."""
@@ -43,71 +48,6 @@ _SHORT_TEXT = 4 * 1024
 _WHOLE_BYTES_MAX = 4 * _PIECE_BYTES
 """Joining so much takes 0.1 ms; a payload up to this size is one piece."""
 
-_MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""What msgspec raises for bytes that are no (acceptable) JSON, `ValidationError` included."""
-
-
-Payload: TypeAlias = bytes | tuple[bytes, ...]
-"""COPY text (from a `CopyCodec`; in pieces, if it is large) or JSON objects joined by commas (from a `RecordCodec`)."""
-
-
-class Encoded(Struct, frozen=True):
-    """Rows that are ready to be written: their columns in the table's order, the payload, and how many there are.
-
-    A msgspec.Struct is made in a fifth of the time that a frozen dataclass takes, and one is made for each request.
-    """
-
-    columns: tuple[str, ...]
-    payload: Payload
-    rows: int
-
-    @property
-    def size(self) -> int:
-        """Bytes of the payload."""
-        return len(self.payload) if self.payload.__class__ is bytes else sum(map(len, self.payload))  # type: ignore[arg-type] # the check is one that mypy does not know
-
-
-_T = TypeVar("_T")
-
-NO_ROWS = Encoded((), b"", 0)
-
-
-def is_array(body: bytes) -> bool:
-    """Whether a JSON body is an array: its first character that is not white space says so."""
-    return body[:1] == b"[" or body.lstrip(b" \t\r\n")[:1] == b"["
-
-
-def malformed() -> Rejected:
-    """The dialect's answer to a body that is no JSON of the right kind."""
-    return Rejected(Fault("PGRST102", "Empty or invalid json"))
-
-
-def keys_differ() -> Rejected:
-    """The dialect's answer to an array whose elements are not objects with the same keys."""
-    return Rejected(Fault("PGRST102", "All object keys must match"))
-
-
-class _Columns:
-    """The sets of keys that rows of one table came with, checked once each."""
-
-    def __init__(self, table: Table) -> None:
-        self.table = table
-        self._shapes: dict[frozenset[str], Shape] = {}
-
-    def shape_of(self, keys: Iterable[str]) -> Shape:
-        """The shape with these keys. Raises `Rejected` for one that is no column or takes no values."""
-        key_set = frozenset(keys)
-        shape = self._shapes.get(key_set)
-        if shape is None:
-            unknown = key_set.difference(self.table.columns)
-            if unknown:
-                raise unknown_column(self.table.name, min(unknown))
-            shape = Shape(self.table, [name for name in self.table.columns if name in key_set])
-            if len(self._shapes) >= _SHAPES_MAX:
-                del self._shapes[next(iter(self._shapes))]
-            self._shapes[key_set] = shape
-        return shape
-
 
 class CopyCodec:
     """Bodies → COPY text for one table. Remembers the shape used last and tries it first.
@@ -116,7 +56,7 @@ class CopyCodec:
     """
 
     def __init__(self, table: Table, *, copy_default: bool, bytes_max: int) -> None:
-        self._columns = _Columns(table)
+        self._columns = Columns(table)
         self._copy_default = copy_default
         self._bytes_max = bytes_max
         self._last: Shape | None = None  # a compiled one
@@ -127,7 +67,7 @@ class CopyCodec:
         if shape is not None:
             try:
                 line = shape.line_function(body)(shape.decode_row(body))
-            except (*_MALFORMED, Rejected):
+            except (*MALFORMED, Rejected):
                 pass  # it may have other keys; the slow way finds out, or what is wrong
             else:
                 return Encoded(shape.columns, line.encode(), 1)
@@ -171,17 +111,17 @@ class CopyCodec:
         if self._last is not None:
             try:
                 rows = self._last.decode_rows(body)
-            except _MALFORMED:
+            except MALFORMED:
                 pass
             else:
                 text = _lines(self._last, rows, body)
                 if text is not None:
                     return Encoded(self._last.columns, text.encode(), len(rows)) if rows else NO_ROWS
         try:
-            values = _decode_rows(body)
+            values = decode_rows(body)
         except msgspec.ValidationError:
             raise keys_differ() from None
-        except _MALFORMED:
+        except MALFORMED:
             return None
         if not values:
             return NO_ROWS
@@ -207,7 +147,7 @@ class CopyCodec:
             return None
         try:
             rows = shape.decode_lines(data)
-        except _MALFORMED:
+        except MALFORMED:
             return None
         # msgspec also takes values that share a line or span several, which the slow way refuses. Between a brace that
         # closes and one that opens there is a comma inside of a value, so these are the ends of lines between values.
@@ -288,8 +228,8 @@ class CopyCodec:
 
     def _row(self, body: bytes) -> tuple[Shape, str]:
         try:
-            values = _decode_row(body)
-        except _MALFORMED:
+            values = decode_row(body)
+        except MALFORMED:
             raise malformed() from None
         shape = self._columns.shape_of(values)
         line = _line(shape, values)
@@ -300,16 +240,6 @@ class CopyCodec:
         shape.rows_seen += rows
         if shape.rows_seen >= _COMPILE_AFTER_ROWS and shape.compilable and shape.columns:
             self._last = shape
-
-
-def result_of(steps: Generator[None, None, _T]) -> _T:
-    """What a generator returns, when its steps need not be apart."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            result: _T = end.value
-            return result
 
 
 class _Segment:
@@ -415,105 +345,18 @@ def _payload(pieces: list[bytes]) -> Generator[None, None, Payload]:
     return tuple(joined)
 
 
-class RecordCodec:
-    """Bodies → JSON objects for `json_to_recordset`: the rows stay as they came, only their keys are looked at."""
-
-    def __init__(self, table: Table) -> None:
-        self._columns = _Columns(table)
-
-    def one(self, body: bytes) -> Encoded:
-        """A JSON object. Raises `Rejected`."""
-        return self._rows([_keys(body, 1)], body.strip())
-
-    def array(self, body: bytes) -> Encoded:
-        """A JSON array of objects that all have the same keys. Raises `Rejected`."""
-        try:
-            rows = _decode_rows(body)
-        except msgspec.ValidationError:
-            raise keys_differ() from None
-        except _MALFORMED:
-            raise malformed() from None
-        return self._rows([row.keys() for row in rows], body.strip()[1:-1])
-
-    def array_steps(self, body: bytes) -> Generator[None, None, Encoded]:
-        """The same. Yields between pieces of the work, if much."""
-        if len(body) <= PIECE_BYTES:
-            return self.array(body)
-        pieces: list[Encoded] = []
-
-        def take(piece: bytes) -> bool:
-            try:
-                rows = _decode_rows(piece)
-            except msgspec.ValidationError:
-                raise keys_differ() from None
-            except _MALFORMED:
-                return False
-            pieces.append(self._rows([row.keys() for row in rows], piece[1:-1]))
-            return True
-
-        if not (yield from array_in_pieces(body, take)):
-            raise malformed()
-        return _joined(pieces)
-
-    def lines(self, body: bytes) -> Encoded:
-        """Newline-delimited JSON objects that all have the same keys. Raises `Rejected`."""
-        return result_of(self.lines_steps(body))
-
-    def lines_steps(self, body: bytes) -> Generator[None, None, Encoded]:
-        """The same. Yields between pieces of the work, if much."""
-        pieces: list[Encoded] = []
-        number = 1
-        for piece in lines_in_pieces(body):
-            lines = [line for line in piece.split(b"\n") if line and not line.isspace()]
-            keys = [_keys(line, place) for place, line in enumerate(lines, number)]
-            number += len(lines)
-            pieces.append(self._rows(keys, b",".join(lines)))
-            yield
-        return _joined(pieces)
-
-    def _rows(self, keys: list[Iterable[str]], payload: bytes) -> Encoded:
-        if not keys:
-            return NO_ROWS
-        key_sets = {frozenset(row) for row in keys}
-        if len(key_sets) > 1:
-            raise keys_differ()
-        try:
-            payload.decode()
-        except UnicodeDecodeError:
-            raise malformed() from None
-        return Encoded(self._columns.shape_of(key_sets.pop()).columns, payload, len(keys))
-
-
-def _joined(pieces: list[Encoded]) -> Encoded:
-    """JSON objects of one request that were looked at in pieces."""
-    pieces = [piece for piece in pieces if piece.rows]
-    if any(piece.columns != pieces[0].columns for piece in pieces):
-        raise keys_differ()
-    if len(pieces) <= 1:
-        return pieces[0] if pieces else NO_ROWS
-    payload = b",".join([cast("bytes", piece.payload) for piece in pieces])
-    return Encoded(pieces[0].columns, payload, sum(piece.rows for piece in pieces))
-
-
-def _keys(line: bytes, number: int) -> Iterable[str]:
-    try:
-        return _decode_row(line)
-    except _MALFORMED:
-        raise Rejected(malformed().fault.at(number)) from None
-
-
 def _lines(shape: Shape, rows: list[Struct], source: bytes) -> str | None:
     """All rows as lines, or None if one of them is bad."""
     try:
         return "".join(map(shape.line_function(source), rows))
-    except (Rejected, *_MALFORMED):
+    except (Rejected, *MALFORMED):
         return None
 
 
 def _line(shape: Shape, values: dict[str, Raw]) -> str:
     try:
         return shape.line(values)
-    except _MALFORMED:
+    except MALFORMED:
         raise malformed() from None
 
 

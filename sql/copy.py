@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, cast
 
-from sql.codec import Payload
+from sql.encoded import Payload
 from sql.target import Target
 
 if TYPE_CHECKING:

@@ -13,8 +13,9 @@ import asyncpg
 from msgspec import Struct
 
 from sql.catalog import load
-from sql.codec import CopyCodec, RecordCodec
+from sql.codec import CopyCodec
 from sql.errors import Fault, Meaning, Rejected, TooLarge, Unavailable, fault_of, meaning_of, one_line, unknown_table
+from sql.record_codec import RecordCodec
 from sql.target import Target, Way
 
 if TYPE_CHECKING:

@@ -8,13 +8,12 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from typing import cast
 
-import msgspec
-from msgspec import Raw, Struct
+from msgspec import Struct
 
-from sql.codec import CopyCodec, Encoded, Payload, RecordCodec, keys_differ, malformed, result_of
+from sql.codec import CopyCodec
+from sql.encoded import MALFORMED, Encoded, Payload, decode_elements, keys_differ, malformed, result_of
 from sql.errors import Fault, Rejected
-
-_decode_elements = msgspec.json.Decoder(list[Raw]).decode
+from sql.record_codec import RecordCodec
 
 _PIECE_BYTES = 8 * 1024
 """Looking at rows one by one takes some 0.2 µs a byte: 2 ms, then others have their turn."""
@@ -98,8 +97,8 @@ def rows_of_body(body: bytes, *, lines: bool) -> list[bytes]:
     if not body.startswith(b"["):
         return [body]
     try:
-        return [bytes(raw) for raw in _decode_elements(body)]
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return [bytes(raw) for raw in decode_elements(body)]
+    except MALFORMED:
         raise malformed() from None
 
 

@@ -17,9 +17,9 @@ import asyncpg
 
 from sql import records
 from sql.catalog import Catalog
-from sql.codec import Payload
 from sql.connect import SLOT_NAME, Timeouts, connect, milliseconds
 from sql.copy import copy
+from sql.encoded import Payload
 from sql.errors import (
     InDoubt,
     KeyReused,

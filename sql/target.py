@@ -9,7 +9,7 @@ from functools import cached_property, lru_cache
 from typing import cast
 
 from sql.catalog import Kind, Table
-from sql.codec import Payload
+from sql.encoded import Payload
 from sql.statements import (
     copy_statement,
     recordset_statement,

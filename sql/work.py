@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol, cast
 import asyncpg
 from msgspec import Struct
 
-from sql.codec import Payload
+from sql.encoded import Payload
 from sql.errors import Fault, Rejected, Unavailable, fault_of, line_of
 from sql.salvage import BadRow, Extra, Salvage, Stored, without
 from sql.target import Target, Way, nothing_target

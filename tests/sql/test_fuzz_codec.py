@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 import sql.codec
 import sql.pieces
+import sql.record_codec
 from sql import CopyCodec, Encoded, Fault, Kind, RecordCodec, Rejected
-from sql.codec import result_of
+from sql.encoded import decode_elements, result_of
 from tests.fuzzing import NASTY_JSON, mutated
 from tests.harness import Connection
 from tests.sql.json_sources import values
@@ -98,6 +99,7 @@ def test_a_body_in_pieces_is_what_it_is_as_a_whole(body: bytes, size: int, warm:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sql.pieces, "PIECE_BYTES", size)
         patch.setattr(sql.codec, "PIECE_BYTES", 0)
+        patch.setattr(sql.record_codec, "PIECE_BYTES", 0)
         patch.setattr(sql.pieces, "_DOUBTFUL_BYTES", 4 * size)
         codec = warmed(copy_codec(MIXED), USUAL_ROW) if warm else copy_codec(MIXED)
         pieces, whole = outcome(_steps(codec.array_steps), body), outcome(copy_codec(MIXED).array, body)
@@ -121,7 +123,7 @@ def _encoded(call: Callable[[bytes], Encoded], body: bytes) -> tuple[tuple[str, 
     except Rejected:
         return None
     assert isinstance(encoded.payload, bytes)
-    loaded = sql.codec._decode_elements(b"[%b]" % encoded.payload)
+    loaded = decode_elements(b"[%b]" % encoded.payload)
     return encoded.columns, [bytes(each) for each in loaded], encoded.rows
 
 

@@ -138,7 +138,7 @@ def test_before_postgresql_16_keys_must_not_differ() -> None:
 def test_before_postgresql_16_a_forgotten_shape_is_no_other_set_of_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     """A body must not fail because other bodies had so many sets of keys that this one was forgotten meanwhile."""
     codec = warmed(copy_codec(TABLE, server_version=150000), ROW)
-    monkeypatch.setattr("sql.codec._SHAPES_MAX", 1)
+    monkeypatch.setattr("sql.encoded._SHAPES_MAX", 1)
     codec.one(b"{}")
     rows_of_one_shape = [{"a": "1", "b": "x"}] * 2
     assert read([ROW + b"\n", b" " + ROW.replace(b"1", b'"1"')], codec) == rows_of_one_shape
