@@ -119,11 +119,14 @@ async def _prepare(connection: Connection) -> None:
 
 
 async def _what_to_grant(connection: Connection, error: asyncpg.InsufficientPrivilegeError) -> str:
-    role, database = await connection.fetchrow("select quote_ident(current_user), quote_ident(current_database())") or (
-        "the role",
-        "the database",
-    )
+    role, database, exists = await connection.fetchrow(
+        "select quote_ident(current_user), quote_ident(current_database()), to_regnamespace('headrace') is not null"
+    ) or ("the role", "the database", False)
+    grant = f"grant create on database {database} to {role}"
+    if exists:  # another role has created it
+        rights = "select, insert, update, delete on all tables in"
+        grant = f"grant usage on schema headrace to {role}; grant {rights} schema headrace to {role}"
     return (
-        f"{error}: Headrace keeps a ledger in schema headrace, so that no row is stored twice. Run `grant create on"
-        f" database {database} to {role}` once, or set HEADRACE_AT_LEAST_ONCE=true to do without"
+        f"{error}: Headrace keeps a ledger in schema headrace, so that no row is stored twice. Run `{grant}` once,"
+        " or set HEADRACE_AT_LEAST_ONCE=true to do without"
     )

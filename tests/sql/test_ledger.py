@@ -334,6 +334,24 @@ async def test_a_role_without_rights_is_told_what_to_do(db: Connection, dsn: str
         await db.execute(f'drop owned by "{role}" cascade; drop role "{role}"')
 
 
+@pytest.mark.usefixtures("slot")
+async def test_a_schema_of_another_role(db: Connection, dsn: str) -> None:
+    """Then other rights are missing, and those are named."""
+    name = await db.fetchval("select current_database()")
+    role = f"{name}_other"
+    await db.execute(f'create role "{role}" login; grant insert on t to "{role}"')
+    other = Slot(dsn.replace("postgres@", f"{role}@"), Timeouts(), lambda: load(db, ["public"]))
+    try:
+        with pytest.raises(Unavailable) as refused:
+            await other.open()
+        await db.execute(str(refused.value).split("`")[1])
+        await other.open()
+        assert await other.write([Batch(await target_of(db), requests(Way.COPY, 1))]) == [[None]]
+    finally:
+        await other.close()
+        await db.execute(f'drop owned by "{role}" cascade; drop role "{role}"')
+
+
 async def test_slots_create_the_schema_at_the_same_time(db: Connection, dsn: str) -> None:
     """Workers start together."""
     slots = [Slot(dsn, Timeouts(), lambda: load(db, ["public"])) for _ in range(8)]
