@@ -193,7 +193,8 @@ class ExtraPosting(Posting):
             self.deadline = postings.batcher.clock() + plan.wait_seconds
             self._is_submitted = True
         table = plan.table
-        self.submit_to(plan.target_of(encoded) if encoded.rows else nothing_target(table.schema, table.name))
+        target = plan.target_of(encoded) if encoded.rows else nothing_target(table.schema, table.name)
+        self.submit_to(target.apart if self.apart else target)
         if plan.respond_async and not self.answered:
             self._promised = plan
             self.answered = True
@@ -248,8 +249,10 @@ class ExtraPosting(Posting):
             self._has_looked = True  # the slot has just read the catalog
             self.read_again(outcome)
         elif isinstance(outcome, Exception):
+            self.spoilt = isinstance(outcome, Rejected)
             self._failed(outcome)
         elif isinstance(outcome, Stored):
+            self.spoilt = len(outcome.bad) > len(self._bad)  # those, the codec has found
             self._stored(outcome)
         else:
             self._stored(Stored(cast("Sequence[str] | None", outcome)))

@@ -39,7 +39,18 @@ Respond: TypeAlias = Callable[[Answer], object]
 class Posting(Submission):
     """One request to store rows, and what the batcher and the slots know of it."""
 
-    __slots__ = ("_arrival", "_body", "_is_submitted", "_plan", "_postings", "_request", "_respond", "answered")
+    __slots__ = (
+        "_arrival",
+        "_body",
+        "_is_submitted",
+        "_plan",
+        "_postings",
+        "_request",
+        "_respond",
+        "answered",
+        "apart",
+        "spoilt",
+    )
 
     extra: Extra | None = None
     """What is written beside the rows; for nearly all requests there is nothing."""
@@ -51,6 +62,10 @@ class Posting(Submission):
         # What a submission has besides is set when there is something to submit.
         self.rows = 0
         self.answered = False
+        self.apart = False
+        """Whether to keep its rows from those of others; for the lane to say."""
+        self.spoilt = False
+        """Whether the database has refused a row of it, which cost the others of its batch some time."""
         self._is_submitted = False
         self._postings = postings
         self._request = request
@@ -302,7 +317,8 @@ class Posting(Submission):
             self.deadline = batcher.clock() + plan.wait_seconds
             self._is_submitted = True
         try:
-            batcher.submit(plan.target_of(encoded), self)
+            target = plan.target_of(encoded)
+            batcher.submit(target.apart if self.apart else target, self)
         except Exception as error:  # noqa: BLE001 - it becomes the answer
             self._failed(error)
 
@@ -312,6 +328,7 @@ class Posting(Submission):
             if isinstance(outcome, TableChanged) and self._body is not None:
                 self.read_again(outcome)
             else:
+                self.spoilt = isinstance(outcome, Rejected)
                 self._failed(outcome)
             return
         self._postings.metrics.answered("committed", self.rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from functools import cached_property, lru_cache
 from typing import cast
@@ -32,13 +32,20 @@ class Way(Enum):
 class Target:
     """A table, the columns that the rows have, and the way of writing. Compared by identity: see `Targets`.
 
-    `copy_default` says whether COPY has a marker for "the default here" (PostgreSQL 16).
+    `copy_default` says whether COPY has a marker for "the default here" (PostgreSQL 16), `is_apart` that it is the one
+    for senders of bad rows.
     """
 
     table: Table
     columns: tuple[str, ...]
     way: Way
     copy_default: bool
+    is_apart: bool = False
+
+    @cached_property
+    def apart(self) -> Target:
+        """The same for rows of whoever has sent bad ones lately: finding those must not hold up everybody else's."""
+        return self if self.is_apart else replace(self, is_apart=True)
 
     @cached_property
     def is_shareable(self) -> bool:
@@ -50,7 +57,7 @@ class Target:
         kinds = [self.table.columns[name] for name in self.columns]
         arrays = [column.type for column in kinds if column.kind is Kind.ARRAY]
         plain = all(type_.endswith("[]") and (type_ == "interval[]" or "interval" not in type_) for type_ in arrays)
-        return self.way is Way.COPY and plain
+        return self.way is Way.COPY and plain and not self.is_apart
 
     @cached_property
     def order(self) -> tuple[str, str, tuple[str, ...]]:
