@@ -73,6 +73,7 @@ class Batcher:
     # 51 rows instead of 32 at 64 connections, for 5 % less CPU here and 15 % less in PostgreSQL. Above, nothing is
     # gained (scenarios "one row, 64 connections" and "512").
     _FEW_ROWS = 100
+    _SCOUTING_SECONDS = 1.0  # a first batch that takes longer is stuck on something of its own, a lock most likely
     _SWEEP_SECONDS = 0.05  # deadlines and pauses are seconds; a twentieth of one is exact enough and costs nothing
 
     def __init__(  # noqa: PLR0913 - the last three are what hardly anybody gives
@@ -93,6 +94,7 @@ class Batcher:
         self._much_bytes = min(limits.small_bytes_max, limits.batch_bytes_max // 2)
         self._ramp = Ramp(limits)
         self._scout: Slot | None = None
+        self._scouting_since = 0.0
         """The slot that writes the first batch after an outage."""
         self._retry = retry
         self._observe = observe
@@ -218,10 +220,12 @@ class Batcher:
             await self._drained.wait()
 
     def close(self) -> None:
-        """Take nothing new from now on; what is pending goes on. What cannot be written now is refused now."""
+        """Take nothing new from now on; what is pending goes on. What cannot be written now is refused now, unless it
+        has no deadline: nobody waits for that, and it may still be written before the end.
+        """
         self._queue.closed = True
         if self.away() is not None:
-            self._refuse_waiting()
+            self._refuse_waiting(but_patient=True)
 
     # ---------------------------------------------------------------- the slots
 
@@ -236,6 +240,7 @@ class Batcher:
                     if batches:
                         if self._ramp.is_untried:
                             self._scout = slot
+                            self._scouting_since = self.clock()
                         self._wake_another()  # for other lanes, or more rows than one batch holds
                         await self._flush(slot, batches)
                         self._check_drained()
@@ -254,14 +259,18 @@ class Batcher:
         self._ramp.restart()
         self._queue.limits = self._ramp.limits
         if self._queue.closed:
-            self._refuse_waiting()
+            self._refuse_waiting(but_patient=True)
 
     def _is_scouting(self) -> bool:
         """Whether the first batch after an outage is being written, and the other slots have to wait for its end.
 
         If it turns out to be in doubt, they need not: finding out may take long.
         """
-        return self._scout is not None and self._scout.is_open
+        return (
+            self._scout is not None
+            and self._scout.is_open
+            and self.clock() - self._scouting_since < self._SCOUTING_SECONDS
+        )
 
     async def _flush(self, slot: Slot, batches: Sequence[Batch]) -> None:
         started = self.clock()
@@ -391,8 +400,9 @@ class Batcher:
 
     # ---------------------------------------------------------------- draining
 
-    def _refuse_waiting(self) -> None:
-        self._queue.refuse_waiting(self._away)
+    def _refuse_waiting(self, *, but_patient: bool = False) -> None:
+        """Refuse what waits; `but_patient`: except for what has no deadline, for which nobody waits."""
+        self._queue.refuse_waiting(self._away, but_patient=but_patient)
         self._check_drained()
 
     def _check_drained(self) -> None:

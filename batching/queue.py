@@ -337,9 +337,13 @@ class Queue:
         self._refuse(late, lambda lane: DeadlinePassed(lane.reason))
         return len(late)
 
-    def refuse_waiting(self, reason: Callable[[], NotQueued]) -> int:
-        """Answer an exception of its own, made by `reason`, to everything that waits; how many there were."""
-        waiting = [s for lane in self._lanes.values() for s in lane.waiting]
+    def refuse_waiting(self, reason: Callable[[], NotQueued], *, but_patient: bool = False) -> int:
+        """Answer an exception of its own, made by `reason`, to everything that waits; how many there were.
+
+        `but_patient`: not to what has no deadline.
+        """
+        spared = math.inf if but_patient else math.nan  # nothing equals that
+        waiting = [s for lane in self._lanes.values() for s in lane.waiting if s.deadline != spared]
         self._refuse(waiting, lambda _: reason())
         return len(waiting)
 

@@ -15,14 +15,15 @@ from batching import Outcome, QueueFull, SinkAway
 from service import prefer
 from service.ingest import Marks, Plan, Request, is_miss
 from service.keys import Fingerprint, key_text
-from service.posting import Posting, Respond
-from service.problems import Answer, Refused, is_expected, keys_not_kept, problem_of
+from service.posting import Posting, Respond, to_nobody
+from service.problems import Refused, is_expected, keys_not_kept, problem_of
 from sql import (
     BadRow,
     Encoded,
     Extra,
     Fault,
     IdempotencyKey,
+    KeyReused,
     Rejected,
     Salvage,
     Stored,
@@ -198,7 +199,7 @@ class ExtraPosting(Posting):
         if plan.respond_async and not self.answered:
             self._promised = plan
             self.answered = True
-            respond, self._respond = self._respond, _to_nobody
+            respond, self._respond = self._respond, to_nobody
             respond(plan.accepted)
 
     def submit_to(self, lane: Hashable) -> None:
@@ -283,6 +284,12 @@ class ExtraPosting(Posting):
         if self._promised is None:
             self.refuse(error)
             return
+        if isinstance(error, KeyReused) and self._body is not None:
+            # Another request has used the key. It would have been told, had it waited for the answer.
+            self._postings.reading(self)
+            self._drop_key()
+            self._keep_all(self._promised, problem_of(error).fault)
+            return
         rows = self.rows + self._aside
         problem = problem_of(error)
         self._end(problem.outcome)
@@ -311,6 +318,9 @@ class ExtraPosting(Posting):
     def _release(self) -> None:
         self._postings.rows_aside -= self._aside
         self._aside = 0
+        self._drop_key()
+
+    def _drop_key(self) -> None:
         if self._key is not None and self._postings.keys is not None:
             self._postings.keys.release(self._key)
             self._key = None
@@ -318,7 +328,3 @@ class ExtraPosting(Posting):
 
 
 _NOTHING = Encoded((), b"", 0)
-
-
-def _to_nobody(_answer: Answer) -> None:
-    """The client has its answer."""

@@ -276,7 +276,7 @@ class Ingest:
         self.version = 0
         self.quarantines = quarantines
         self._schemas = tuple(schemas)
-        self._seconds_max = seconds_max
+        self.seconds_max = seconds_max
         self._bytes_max = bytes_max
         self._routes: dict[tuple[str, str], _Route] | None = None
         self._plans: dict[Request, Plan] = {}
@@ -322,7 +322,7 @@ class Ingest:
         preferences = prefer.parse(request.prefer) if request.prefer else prefer.NONE
         if preferences.quarantine and not self.quarantines:
             preferences = replace(preferences, quarantine=False)
-        return Plan(route, preferences, self.version, lines=lines, seconds=self._seconds_max)
+        return Plan(route, preferences, self.version, lines=lines, seconds=self.seconds_max)
 
 
 def _success_headers(preferences: Preferences) -> tuple[tuple[str, str], ...]:

@@ -157,7 +157,7 @@ class Posting(Submission):
 
     def abandon(self) -> None:
         """Nobody will read the answer. Rows that still wait are withdrawn; a flush that has begun goes on."""
-        self._respond = _to_nobody
+        self._respond = to_nobody
         if self.answered:
             return
         if not self._is_submitted:
@@ -261,6 +261,12 @@ class Posting(Submission):
             self._arrival.reader = None
         self._postings.look_again(self, miss)
 
+    @property
+    def patience_seconds(self) -> float:
+        """How long the request may wait for a catalog: as for anything else."""
+        seconds = self._postings.ingest.seconds_max
+        return seconds if self._plan is None else min(seconds, self._plan.wait_seconds)
+
     def read_again(self, error: Exception) -> None:
         """Read what is here of the body by the newest catalog, after `error` by an older one, and go on."""
         if self._is_over:
@@ -341,5 +347,5 @@ class Posting(Submission):
         self.refuse(error)
 
 
-def _to_nobody(_answer: Answer) -> None:
+def to_nobody(_answer: Answer) -> None:
     """The client has gone."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from batching import Batcher, Closed, QueueFull
+from batching import Batcher, Closed, DeadlinePassed, QueueFull
 from service import prefer
 from service.body import BodyLimits
 from service.extras import ExtraPosting
@@ -80,6 +80,8 @@ class Postings:
         self.stopping = True
         for posting in list(self._arriving):
             posting.refuse(Closed(), at_once=True)
+        for task in self._looking:
+            task.cancel()
         self._submit_postponed()
 
     def traffic(self) -> Traffic:
@@ -131,7 +133,12 @@ class Postings:
 
     async def _look_again(self, posting: Posting, miss: Rejected) -> None:
         try:
-            await self._watch.after_miss()
+            async with asyncio.timeout(posting.patience_seconds):
+                await self._watch.after_miss()
+        except asyncio.CancelledError:
+            posting.refuse(Closed(), at_once=True)
+        except TimeoutError:
+            posting.refuse(DeadlinePassed())
         except Exception as error:  # noqa: BLE001 - it is the answer
             posting.refuse(error)
         else:

@@ -198,7 +198,7 @@ def problem_of(error: BaseException) -> Problem:  # noqa: C901, PLR0911, PLR0912
             return refusal(413, TOO_LARGE, f"More than {limit} {what} in one request")
         case SinkAway(retry_seconds=seconds):
             # Why not is for /readyz and the log: it may name hosts and roles, and this goes to anybody.
-            return Problem(503, Fault("PGRST000", "The database cannot be reached"), seconds)
+            return Problem(503, Fault("PGRST000", "The database cannot be written to now"), seconds)
         case TableChanged():
             return Problem(503, Fault(TABLE_CHANGED, "The table was changed meanwhile; nothing was stored"), 0)
         case Unavailable():

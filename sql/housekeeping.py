@@ -8,10 +8,8 @@ from __future__ import annotations
 import asyncio
 import logging
 
-import asyncpg
-
 from sql.connect import Timeouts, connect
-from sql.errors import Unavailable, one_line
+from sql.errors import one_line
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +30,7 @@ _OLD_KEYS = f"""
 async def clean(dsn: str, timeouts: Timeouts) -> int:
     """Delete the rows of slots that are no more, and idempotency keys that are too old; how many keys.
 
-    Raises `Unavailable`.
+    Raises `Unavailable` and what asyncpg raises.
     """
     connection = await connect(dsn, timeouts, "headrace housekeeping")
     try:
@@ -45,8 +43,6 @@ async def clean(dsn: str, timeouts: Timeouts) -> int:
             deleted += len(keys)
             if len(keys) < _AT_ONCE:
                 return deleted
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
-        raise Unavailable(one_line(error)) from error
     finally:
         connection.terminate()
 
@@ -57,9 +53,10 @@ async def keep_clean(dsn: str, timeouts: Timeouts) -> None:
     while True:
         await asyncio.sleep(pause)
         try:
-            await clean(dsn, timeouts)
-        except Unavailable as unavailable:
-            logger.info("could not clean up in schema headrace: %s", unavailable)
+            async with asyncio.timeout(timeouts.answer_seconds):
+                await clean(dsn, timeouts)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is no reason to stop writing
+            logger.info("could not clean up in schema headrace: %s", one_line(error))
             pause = min(pause * 2, 16 * _SECONDS)
         else:
             pause = _SECONDS

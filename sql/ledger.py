@@ -26,6 +26,19 @@ _IS_COMPLETE = """
        and to_regclass('headrace.quarantine') is not null
 """
 
+# Raises if a column is missing, which another version may have called otherwise, or a right.
+_CHECK = """
+    select l.slot, l.flush, l.fence, l.at, i.key, i.fingerprint, i.answer, i.at, q.row, q.row_bytes, q.request_id
+    from headrace.ledger l, headrace.idempotency i, headrace.quarantine q where false
+"""
+
+_MAY_WRITE = """
+    select has_table_privilege('headrace.ledger', 'insert') and has_table_privilege('headrace.ledger', 'update')
+       and has_table_privilege('headrace.idempotency', 'insert')
+       and has_table_privilege('headrace.idempotency', 'delete')
+       and has_table_privilege('headrace.quarantine', 'insert')
+"""
+
 _SIGN_IN = """
     insert into headrace.ledger as l (slot, flush, fence) values ($1, $2, $3)
     on conflict (slot) do update set fence = greatest(l.fence + 1, excluded.fence), at = now()
@@ -86,6 +99,9 @@ class Ledger:
         """
         try:
             await _prepare(connection)
+            await connection.execute(_CHECK)
+            if not await connection.fetchval(_MAY_WRITE):
+                raise asyncpg.InsufficientPrivilegeError("permission denied for tables in schema headrace")  # noqa: TRY301
             await connection.fetch(_END_PREDECESSORS, application_name)
             row = await connection.fetchrow(_SIGN_IN, self.slot, self.flush, self.fence + 1)
         except asyncpg.InsufficientPrivilegeError as error:

@@ -12,7 +12,7 @@ import asyncpg
 import msgspec
 from msgspec import Raw, Struct
 
-from sql.errors import Fault, one_line
+from sql.errors import Fault
 from sql.salvage import BadRow, Extra, IdempotencyKey, Salvage, Stored
 from sql.statements import literal
 from sql.target import Target
@@ -108,7 +108,7 @@ def _key_values(key: IdempotencyKey, result: Sequence[str] | None, salvage: Salv
         rows = None if result is None else [Raw(row.encode()) for row in result]
         remembered = _Answer(rows, [_remembered(row) for row in bad])
         answer = literal(msgspec.json.encode(remembered).decode())
-    return f"({literal(key.text)},'\\x{key.fingerprint.hex()}'::bytea,{answer})"
+    return f"({literal(key.text)},{_bytes(key.fingerprint)},{answer})"
 
 
 def _remembered(row: BadRow) -> _BadRow:
@@ -126,7 +126,7 @@ def _bad_values(target: Target, row: BadRow, request_id: str) -> str:
         literal(target.table.schema),
         literal(target.table.name),
         "null" if text is None else literal(text),
-        "null" if text is not None else f"'\\x{row.raw.hex()}'::bytea",
+        "null" if text is not None else _bytes(row.raw),
         literal(fault.code),
         literal(_clean(fault.message)),
         *("null" if words is None else literal(_clean(words)) for words in (fault.details, fault.hint, fault.column)),
@@ -134,6 +134,10 @@ def _bad_values(target: Target, row: BadRow, request_id: str) -> str:
         str(row.row),
     )
     return f"({','.join(values)})"
+
+
+def _bytes(value: bytes) -> str:
+    return f"decode('{value.hex()}', 'hex')"
 
 
 def _clean(words: str) -> str:
@@ -159,10 +163,10 @@ begin
         begin
             execute statement;
             set constraints all immediate;
-        exception when others then
+        exception when others or assert_failure then
             get stacked diagnostics state = returned_sqlstate, words = message_text, detail_words = pg_exception_detail,
                 hint_words = pg_exception_hint, name = column_name;
-            if left(state, 2) in ('08', '40', '53', '57', '58') or state in ('55P03', '25006') then
+            if left(state, 2) in ('40', '53', '58') or state in ('55P03', '25006', '57014') then
                 raise;
             end if;
             bad := bad || json_build_object('place', number - 1, 'code', state, 'message', words,
@@ -210,8 +214,3 @@ async def try_each(connection: Connection, rows: Sequence[str]) -> dict[int, Fau
         if not connection.is_closed():
             await transaction.rollback()
     return faults
-
-
-def unsalvageable(error: BaseException) -> Fault:
-    """The fault of all rows of a request that failed as a whole."""
-    return Fault("XX000", one_line(error))

@@ -47,6 +47,9 @@ logger = logging.getLogger(__name__)
 _LOCK_SECONDS_MIN = 0.05
 """However near a deadline is, a lock that is held for a moment is waited for."""
 
+_TRIAL_SECONDS = 5.0
+"""How long the rows of a request may take to be tried one by one; the others of its batch wait for that."""
+
 _STALE_SECONDS = 86_400.0
 """After a day without a write the slot signs in again: its row in the ledger may be taken for a dead one's."""
 
@@ -74,11 +77,12 @@ class Slot:
         self._ledger = None if at_least_once else Ledger()
         self._connection: Connection | None = None
         self._used = 0.0
+        self._complaint = ""
         self._unfinished: Work | None = None
         self._lost_at = 0.0
         self._past = Past.NOT_STORED
         self._returned: Sequence[Sequence[object]] | None = None
-        self._lengths: Sequence[int] = ()
+        self._lengths = [0]  # of what stands before the rows, and of each statement
 
     async def open(self) -> None:
         """Connect, if not connected, and find out what became of the last write. Raises `Unavailable`."""
@@ -92,15 +96,22 @@ class Slot:
         except BaseException as error:
             connection.terminate()
             self._give_up_late()
+            self._complain(error)
             if isinstance(error, (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)):
                 raise Unavailable(one_line(error)) from error
             raise
-        if self._unfinished is not None and self._unfinished.is_doubtful:
-            self._past = past if self._past is not Past.UNKNOWN else Past.UNKNOWN
-            self._resolved(self._past.name.lower())
-            logger.info("the write that was cut off %s", _PAST_WORDS[self._past])
+        if self._past is not Past.UNKNOWN:  # else it was given up: the ledger is another slot's
+            self._past = past
+        self._complaint = ""
         self._connection = connection
         self._used = time.monotonic()
+
+    def _complain(self, error: BaseException) -> None:
+        """The database can be reached, but not used: that is for an operator to mend. Once for each reason."""
+        complaint = one_line(error)
+        if complaint != self._complaint and isinstance(error, (asyncpg.PostgresError, Unavailable)):
+            logger.warning("cannot write: %s", complaint)
+        self._complaint = complaint
 
     async def close(self) -> None:
         """Disconnect at once."""
@@ -122,6 +133,8 @@ class Slot:
         """
         work, self._unfinished = self._unfinished, None
         if work is None or not work.is_of(batches):
+            if work is not None and work.is_doubtful:
+                self._resolved("unknown")  # whoever had asked has stopped waiting
             self._past = Past.NOT_STORED
             work = Work(batches)
         elif work.is_doubtful:
@@ -129,6 +142,15 @@ class Slot:
         if work.parts and work.is_all(work.parts[-1]) and not self._is_fit():
             await self.close()
             raise Unavailable("the connection to the database is closed")
+        try:
+            await self._work_off(work)
+        except asyncio.CancelledError:
+            self._begin_anew()  # nobody will ask what became of it, and a frozen backend may hold the row for long
+            raise
+        return work.results()
+
+    async def _work_off(self, work: Work) -> None:
+        """Write part after part. Raises what `write` raises."""
         while work.parts:
             part = work.parts.pop()
             try:
@@ -138,7 +160,6 @@ class Slot:
                     await self._try_rows(work, part)
             except Exception as error:  # noqa: BLE001 - judged here, whatever it is
                 await self._judge(error, work, part)
-        return work.results()
 
     # ---------------------------------------------------------------- one attempt
 
@@ -149,12 +170,15 @@ class Slot:
         before = self._settings(work, part)
         if self._ledger is not None:
             before.append(self._ledger.advance)
+        self._lengths = [sum(len(statement) + 1 for statement in before)]
         way = part.groups[0].target.way
         if way is Way.RECORDSET_RETURNING:
+            self._lengths = [0]  # its statement is sent alone
             results: Sequence[Sequence[object]] = await self._store_returning(connection, work, part, ";".join(before))
         else:
             if self._ledger is not None:
                 before += records.statements((group.target, extra, None) for group, _, _, extra in work.extras(part))
+                self._lengths = [sum(len(statement) + 1 for statement in before)]
             if len(part.groups) == 1 and way is Way.COPY:
                 await self._copy(connection, work, part, "".join([f"{statement};" for statement in before]))
             else:
@@ -176,7 +200,7 @@ class Slot:
         for group in part.groups:
             requests = work.requests(group)
             texts.append(group.target.text(_payloads(requests), sum([request.rows for request in requests])))
-        self._lengths = [sum(len(statement) + 1 for statement in before), *(len(text) + 1 for text in texts)]
+        self._lengths += [len(text) + 1 for text in texts]
         # Each statement has its own time-out, so that many slow ones together take longer than one may.
         patience = self._timeouts.answer_seconds + len(texts) * self._timeouts.shared_statement_seconds
         async with asyncio.timeout(patience):
@@ -233,9 +257,16 @@ class Slot:
         assert salvage is not None  # noqa: S101 - or it would not be tried
         raws = [raw for _, raw in salvage.rows()]
         inserts = group.target.each(cast("Payload", request.payload), raws)
-        async with asyncio.timeout(self._timeouts.answer_seconds):
-            faults = await records.try_each(self._open_connection(), inserts)
-        work.tried(part, faults)
+        connection = self._open_connection()
+        try:
+            async with asyncio.timeout(min(_TRIAL_SECONDS, self._timeouts.answer_seconds)):
+                faults = await records.try_each(connection, inserts)
+        except TimeoutError:
+            logger.warning("the rows of a request for %s take too long to be tried", group.target.table.identifier)
+            connection.terminate()
+            work.tried(part, {})  # so that it fails as a whole
+        else:
+            work.tried(part, faults)
 
     def _open_connection(self) -> Connection:
         if self._connection is None or self._connection.is_closed():
@@ -289,8 +320,8 @@ class Slot:
             await self._answer_repeated(work, part)
         elif len(part.groups) > 1 and (meaning is not Meaning.BUSY or _is_of_one(error)):
             work.leave_out(part, self._suspect(error, part))
-        elif meaning is Meaning.ROW:
-            work.isolate(part, error)
+        elif meaning is Meaning.ROW or (meaning is Meaning.REQUEST and isinstance(error.context, str)):
+            work.isolate(part, error)  # in a context there is a function, which may mean one row only
         elif meaning is Meaning.REQUEST:
             work.reject(part, fault_of(error))
         elif meaning is Meaning.TABLE_CHANGED:
@@ -327,14 +358,9 @@ class Slot:
         return named[0] if len(named) == 1 else None
 
     def _is_ours(self, error: asyncpg.PostgresError) -> bool:
-        """Whether an error is about schema headrace, which somebody has dropped."""
+        """Whether an error is about what stands before the rows: somebody has changed schema headrace."""
         position = str(error.position or "")
-        return (
-            self._ledger is not None
-            and isinstance(error, (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError))
-            and position.isdigit()
-            and "headrace." in str(error)
-        )
+        return position.isdigit() and int(position) <= self._lengths[0]
 
     async def _look_again(self, error: asyncpg.PostgresError, work: Work, part: Part) -> None:
         """The table is not as the target says: read the catalog, and judge by that."""
@@ -373,10 +399,10 @@ class Slot:
                 fingerprint, stored = known[key.text]
                 work.settle(group, place, stored if fingerprint == key.fingerprint else KeyReused())
                 answered.add((group.batch, place))
-        if answered or len(part.groups) > 1 or len(keyed) == 1:
+        if answered:
             work.without(part, answered)
         else:
-            work.halve(part)
+            work.repeat(part)
 
     # ---------------------------------------------------------------- lost connections
 
@@ -395,6 +421,8 @@ class Slot:
     def _settle_doubt(self, work: Work) -> None:
         """By now it is known what became of the last part."""
         work.is_doubtful = False
+        self._resolved(self._past.name.lower())
+        logger.info("the write that was cut off %s", _PAST_WORDS[self._past])
         failure, work.failure = work.failure, None
         part = work.parts[-1]
         if self._past is Past.STORED:
@@ -410,7 +438,11 @@ class Slot:
         work = self._unfinished
         if work is not None and time.monotonic() - self._lost_at > self._timeouts.doubt_seconds:
             self._past = Past.UNKNOWN
-            self._ledger = None if self._ledger is None else Ledger()
+            self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        """Go on as another slot."""
+        self._ledger = None if self._ledger is None else Ledger()
 
 
 def _payloads(requests: Sequence[Rows]) -> list[Payload]:

@@ -9,7 +9,7 @@ from functools import cached_property, lru_cache
 from typing import cast
 
 from sql.catalog import Kind, Table
-from sql.encoded import Payload
+from sql.encoded import Payload, decode_row
 from sql.statements import (
     copy_statement,
     recordset_statement,
@@ -87,7 +87,12 @@ class Target:
         """The rows of one request as an INSERT each; `raws` are the same rows as they came."""
         if self.way is Way.COPY and self.is_shareable:
             return [self._values_statement + values_of(line) for line in _joined([payload], b"").split("\n")[:-1]]
-        return [recordset_statement(self.table, self.columns, raw.decode(), 1) for raw in raws]
+        return [recordset_statement(self.table, self._columns_of(raw), raw.decode(), 1) for raw in raws]
+
+    def _columns_of(self, raw: bytes) -> tuple[str, ...]:
+        """Those that one row has, which in newline-delimited JSON may be fewer."""
+        keys = decode_row(raw).keys()
+        return tuple(name for name in self.columns if name in keys)
 
     @cached_property
     def _values_statement(self) -> str:

@@ -24,6 +24,10 @@ _BUSY_MAX = 16
 """How often a wait for somebody's lock is worth finding out whose row it is: enough for one among thousands."""
 
 
+_REPEATS_MAX = 50
+"""Enough to part two requests with the same key among many; then somebody is deleting them as fast as we insert."""
+
+
 class Rows(Protocol):
     """What a slot must know of a submission: the `Payload` of a codec for the batch's target, and how many rows it is.
 
@@ -123,6 +127,7 @@ class Work:
         self._reduced: dict[tuple[int, int], Reduced] = {}
         self._located = 0
         self._waited = 0
+        self._repeats = 0
 
     def is_of(self, batches: Sequence[Batch]) -> bool:
         """Whether it is the work on these batches."""
@@ -242,6 +247,18 @@ class Work:
         if groups:
             self.parts.append(part._replace(groups=groups))
 
+    def repeat(self, part: Part) -> None:
+        """One of the keys of a part is known, but none can be found: two may be the same, or one has just expired."""
+        self._repeats += 1
+        if self._repeats > _REPEATS_MAX:
+            self.unavailable(part, "an idempotency key comes and goes")
+        elif len(part.groups) > 1:
+            self.leave_out(part, None)
+        elif len(part.groups[0].places) > 1:
+            self.halve(part)
+        else:
+            self.parts.append(part)
+
     def wait_for_others(self, part: Part, error: asyncpg.PostgresError, reason: str) -> None:
         """A row of the part waits for somebody else's transaction. Find it, since the others need not wait."""
         self._waited += 1
@@ -261,6 +278,10 @@ class Work:
 
         A request that wants its bad rows kept loses only that row.
         """
+        if part.suspicion is not None:
+            # Not even trying its rows has come to an end, so nobody can say which of them are good.
+            self.reject(part, part.suspicion)
+            return
         group = part.groups[0]
         fault = fault_of(error)
         found = self._line(error, group)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 
 import pytest
 
@@ -201,3 +202,24 @@ def test_a_doubt_that_is_returned_instead_of_raised_is_no_reason_to_write_again(
 
     virtual_time.run(main())
     assert "0 outcomes for 1 submissions" in caplog.text
+
+
+def test_what_nobody_waits_for_is_not_given_up_before_the_end() -> None:
+    """A stop while all is away: whoever waits is told at once; the rest may still be written when the sink is back."""
+
+    async def main() -> None:
+        sink = FakeSink()
+        async with batcher_of(sink).running(drain_seconds=30) as batcher:
+            await asyncio.sleep(1)
+            sink.fail, sink.fail_open = refuse, True
+            patient = asyncio.create_task(batcher.write("lane", b"a", 1, timeout_seconds=math.inf))
+            hurried = asyncio.create_task(batcher.write("lane", b"b", 1, timeout_seconds=99))
+            await asyncio.sleep(1)
+            batcher.close()
+            with pytest.raises(SinkAway):
+                await hurried
+            assert not patient.done()
+            sink.fail, sink.fail_open = None, False
+        assert await patient == b"a"
+
+    virtual_time.run(main())

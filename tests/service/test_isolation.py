@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 import pytest
 
-from tests.harness import Connection, Running
+from tests.harness import Connection, Running, Start
+from tests.service.in_process import post
 
 CLIENTS = 64
 
@@ -87,3 +88,22 @@ async def test_a_value_cannot_pretend_to_be_another_row(db: Connection, headrace
     assert {(await response).status_code for response in good} == {201}
     assert (await bad).status_code == 400
     assert await db.fetchval("select count(*) from t") == 20
+
+
+async def test_who_sends_bad_rows_is_kept_apart(db: Connection, dsn: str, start: Start) -> None:
+    """On a connection of its own, for a while; the same table, but another batch."""
+    await db.execute("create table t (n int check (n > 0), xid xid8 default pg_current_xact_id())")
+    async with start(dsn=dsn, flush_slots=1) as headrace:
+        await headrace.service.watch.reload()
+        async with headrace.connect() as bad, headrace.connect() as good:
+            for n in (0, 1, 1, 1):
+                await bad.send(post(b'{"n":%d}' % n))
+                assert (await bad.next()).status == (201 if n else 400)
+            async with headrace.gathering(db, "t", requests=3):
+                blocker = asyncio.create_task(headrace.post("t", {"n": 1}))
+                await headrace.eventually(lambda: headrace.service.batcher.statistics().pending_submissions == 1)
+                for connection in (good, bad):
+                    await connection.send(post(b'{"n":2}'))
+            assert [(await connection.next()).status for connection in (good, bad)] == [201, 201]
+            assert (await blocker).status_code == 201
+        assert await db.fetchval("select count(distinct xid::text) from t where n = 2") == 2

@@ -65,6 +65,20 @@ async def test_a_key_stands_for_one_request(items: Connection, headrace: Running
 
 
 @pytest.mark.usefixtures("lane")
+async def test_rows_that_were_promised_under_a_used_key_are_kept(items: Connection, headrace: Running) -> None:
+    """The 202 is given before the key is looked up, so nobody can be told; a repeat of the same is no second one."""
+    asked = {"prefer": "respond-async", "idempotency_key": "k"}
+    for name, codes in {"a": [], "b": ["HR422"]}.items():
+        assert (await headrace.post("items", {"name": name}, **asked)).status_code == 202
+        await headrace.eventually(lambda: not headrace.service.postings.pending().requests)
+        assert await rows_of(items, "select code from headrace.quarantine") == [(code,) for code in codes]
+    assert (await headrace.post("items", {"name": "a"}, **asked)).status_code == 202
+    await headrace.eventually(lambda: not headrace.service.postings.pending().requests)
+    assert await rows_of(items, "select name from items") == [("a",)]
+    assert await items.fetchval("select row from headrace.quarantine") == '{"name":"b"}'
+
+
+@pytest.mark.usefixtures("lane")
 async def test_a_request_that_was_refused_may_be_mended(items: Connection, headrace: Running) -> None:
     """Only what is committed is remembered."""
     refused = await headrace.post("items", {"name": "too long"}, idempotency_key="k")

@@ -388,3 +388,65 @@ async def test_housekeeping(slot: Slot, db: Connection, dsn: str) -> None:
 async def test_a_ledger_has_a_row_of_its_own() -> None:
     """Two slots with one row would fence each other off."""
     assert Ledger().slot != Ledger().slot
+
+
+async def test_a_write_that_was_given_up_bars_no_way(slot: Slot, db: Connection, dsn: str) -> None:
+    """Its backend may be frozen and hold the row for hours. Nobody will ask, so the slot goes on under a new name."""
+    target = await target_of(db)
+    locker = await asyncpg.connect(dsn)
+    await locker.execute("begin; lock table t in exclusive mode")
+    slot._timeouts = Timeouts(lock_seconds=60)
+    writing = asyncio.create_task(slot.write([Batch(target, requests(Way.COPY, 1))]))
+    await asyncio.sleep(0.2)
+    old = slot._ledger
+    assert old is not None
+    writing.cancel()
+    await asyncio.gather(writing, return_exceptions=True)
+    await slot.close()
+    await locker.execute("rollback")
+    await locker.execute(f"begin; update headrace.ledger set at = now() where slot = '{old.slot}'")
+    slot._timeouts = Timeouts(lock_seconds=0.2)
+    await slot.open()
+    assert await slot.write([Batch(target, requests(Way.COPY, 2))]) == [[None]]
+    await locker.close()
+
+
+async def test_rights_on_some_of_the_tables_are_not_enough(db: Connection, dsn: str, slot: Slot) -> None:
+    """It would show with the first key or bad row only, as an error of that request."""
+    name = await db.fetchval("select current_database()")
+    role = f"{name}_some"
+    await db.execute(
+        f'create role "{role}" login; grant usage on schema headrace to "{role}";'
+        f'grant all on headrace.ledger to "{role}"; grant select on all tables in schema headrace to "{role}"'
+    )
+    other = Slot(dsn.replace("postgres@", f"{role}@"), Timeouts(), lambda: load(db, ["public"]))
+    try:
+        with pytest.raises(Unavailable, match="all tables in schema headrace"):
+            await other.open()
+    finally:
+        await other.close()
+        await db.execute(f'drop owned by "{role}" cascade; drop role "{role}"')
+    # A column that another version calls otherwise is no fault of anybody's rows either.
+    await db.execute("alter table headrace.ledger rename column fence to wall")
+    with pytest.raises(Unavailable):
+        await slot.write([Batch(await target_of(db), requests(Way.COPY, 1))])
+    with pytest.raises(Unavailable, match="fence"):
+        await slot.open()
+
+
+async def test_cleaning_up_survives_whatever_happens(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is no reason to stop writing."""
+    calls = 0
+
+    async def fail(_dsn: str, _timeouts: Timeouts) -> int:
+        nonlocal calls
+        calls += 1
+        raise asyncpg.InternalClientError("cannot switch to state 12")
+
+    monkeypatch.setattr(housekeeping, "clean", fail)
+    monkeypatch.setattr(housekeeping, "_SECONDS", 0.001)
+    cleaning = asyncio.create_task(housekeeping.keep_clean(dsn, Timeouts()))
+    while calls < 3:
+        assert not cleaning.done()
+        await asyncio.sleep(0.001)
+    cleaning.cancel()

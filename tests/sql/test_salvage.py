@@ -311,7 +311,7 @@ async def test_a_connection_that_is_lost_over_the_verdict(
     made = await batch(db, b'{"n":1}', b'{"n":2}', extras=keyed("k", "l"))
     stored(await slot.write([made]))
     again = await batch(db, b'{"n":1}', b'{"n":3}', extras=keyed("k", "m"))
-    for failing, error in (("first_answers", ConnectionResetError), ("try_each", TimeoutError)):
+    for failing, error in (("first_answers", ConnectionResetError), ("try_each", ConnectionResetError)):
 
         async def lose(*_: object, error: type[Exception] = error) -> None:
             raise error
@@ -342,3 +342,92 @@ async def test_two_slots_with_the_same_key(slot: Slot, db: Connection, dsn: str)
         assert sorted(stored(result)[0].replayed for result in results) == [False, True]
     assert await db.fetchval("select count(*) from t") == 20
     await other.close()
+
+
+RAISED = {
+    "assert": "assert new.n < 5, 'too big'",
+    "08000": "if new.n >= 5 then raise exception 'x' using errcode = '08000'; end if",
+    "57P01": "if new.n >= 5 then raise exception 'x' using errcode = '57P01'; end if",
+    "58030": "if new.n >= 5 then raise exception 'x' using errcode = '58030'; end if",
+    "57014": "if new.n >= 5 then raise exception 'x' using errcode = '57014'; end if",
+    "55000": "if new.n >= 5 then raise exception 'x' using errcode = '55000'; end if",
+    "XX000": "if new.n >= 5 then raise exception 'x' using errcode = 'XX000'; end if",
+}
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("raised", RAISED)
+async def test_whatever_a_trigger_raises_comes_to_an_end(
+    raised: str, when: str, db: Connection, dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In its own request only: kept, or not stored if it may be a matter of time. Nothing is tried for ever."""
+    await db.execute(
+        f"create table t (n int); create function f() returns trigger language plpgsql as $$ begin {RAISED[raised]};"
+        f" return new; end $$; create trigger g {when} insert on t for each row execute function f()"
+    )
+    slot = Slot(dsn, Timeouts(), lambda: load(db, ["public"]))
+    await slot.open()
+    tries = 0
+    try_each = records.try_each
+
+    async def counted(connection: Connection, rows: Sequence[str]) -> dict[int, Fault]:
+        nonlocal tries
+        tries += 1
+        return await try_each(connection, rows)
+
+    monkeypatch.setattr(records, "try_each", counted)
+    body = b'[{"n":1},{"n":7}]'
+    extras = [None, Extra(salvage=Salvage("r", body, lines=False)), None]
+    (outcomes,) = await slot.write([await batch(db, b'{"n":2}', body, b'{"n":8}', extras=extras)])
+    assert tries <= 2
+    if isinstance(outcomes, Sequence):
+        assert outcomes[0] is None
+        assert isinstance(outcomes[2], Rejected)
+        assert bad_of(outcomes[1])[0][0] == 2
+        assert await rows_of(db, "select n from t order by n") == [(1,), (2,)]
+    else:
+        assert raised in ("57014", "58030"), "transient"
+        assert await db.fetchval("select count(*) from t") == 0
+    await slot.close()
+
+
+async def test_a_trial_that_takes_too_long_fails_its_request_only(
+    slot: Slot, db: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its neighbours have been stored, and are told so."""
+    monkeypatch.setattr("sql.slot._TRIAL_SECONDS", 0.3)
+    await db.execute(
+        "create function f() returns trigger language plpgsql as 'begin perform pg_sleep(0.01); return new; end';"
+        "create trigger h before insert on t for each row execute function f()"
+    )
+    body = b"[" + b",".join([b'{"n":1,"p":7}'] * 50) + b"]"
+    extras = [None, Extra(salvage=Salvage("r", body, lines=False))]
+    batches = [await batch(db, b'{"n":2,"p":1}', body, extras=extras)]
+    try:
+        (outcomes,) = await slot.write(batches)
+    except InDoubt:
+        await slot.open()
+        (outcomes,) = await slot.write(batches)
+    assert isinstance(outcomes, Sequence)
+    assert outcomes[0] is None
+    assert isinstance(outcomes[1], Rejected)
+    assert outcomes[1].fault.code == "23503"
+    assert await rows_of(db, "select n from t") == [(2,)]
+
+
+@pytest.mark.parametrize("conforming", ["on", "off"])
+async def test_bytes_are_the_same_whatever_strings_are(conforming: str, slot: Slot, db: Connection) -> None:
+    """`off` is how old applications set their databases up."""
+    await db.execute(
+        f"alter database {await db.fetchval('select current_database()')}"
+        f" set standard_conforming_strings = {conforming}"
+    )
+    await slot.close()
+    await slot.open()
+    for replayed in (False, True):
+        (outcome,) = stored(await slot.write([await batch(db, b'{"n":1}', extras=keyed("k", digest=bytes([92])))]))
+        assert outcome.replayed is replayed
+    bad = [BadRow(1, b"\xff\\", Fault("22P02", "no"))]
+    extra = Extra(salvage=Salvage("r", b"", lines=True, bad=bad))
+    stored(await slot.write([Batch(nothing_target("public", "t"), [Request(b"", 1, extra)])]))
+    assert await db.fetchval("select row_bytes from headrace.quarantine") == b"\xff\\"
