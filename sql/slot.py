@@ -360,7 +360,10 @@ class Slot:
     def _is_ours(self, error: asyncpg.PostgresError) -> bool:
         """Whether an error is about what stands before the rows: somebody has changed schema headrace."""
         position = str(error.position or "")
-        return position.isdigit() and int(position) <= self._lengths[0]
+        if not position.isdigit() or int(position) > self._lengths[0] or isinstance(error.context, str):
+            return False
+        # A value may be parsed, too (a regclass, say), and its error has a position in that value.
+        return any(name in str(error) for name in ("headrace", "ledger", "idempotency", "quarantine"))
 
     async def _look_again(self, error: asyncpg.PostgresError, work: Work, part: Part) -> None:
         """The table is not as the target says: read the catalog, and judge by that."""
