@@ -65,6 +65,14 @@ async def cut_after_quietly(slot: Slot, work: Work, part: Part) -> None:
     slot._ledger.flush -= 1
 
 
+async def cut_off(slot: Slot, batches: Sequence[Batch], cut: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a write end in doubt."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Slot, "_store", cut)
+        with pytest.raises(InDoubt):
+            await slot.write(batches)
+
+
 @pytest.fixture
 async def slot(db: Connection, dsn: str) -> AsyncIterator[Slot]:
     """A slot that is open, and a table."""
@@ -102,10 +110,7 @@ async def test_what_was_cut_off_is_stored_once(
     resolved: list[str] = []
     slot._resolved = resolved.append
     batches = [Batch(await target_of(db, way), requests(way, 1, 2, 3))]
-    monkeypatch.setattr(Slot, "_store", cut)
-    with pytest.raises(InDoubt):
-        await slot.write(batches)
-    monkeypatch.undo()
+    await cut_off(slot, batches, cut, monkeypatch)
     await slot.open()
     (outcomes,) = await slot.write(batches)
     assert isinstance(outcomes, Sequence)
@@ -125,10 +130,7 @@ async def test_several_tables_are_in_doubt_together(
     """One transaction, one row in the ledger."""
     await db.execute("create table u (n int)")
     batches = [Batch(await target_of(db, table=name), requests(Way.COPY, 1, 2)) for name in "tu"]
-    monkeypatch.setattr(Slot, "_store", cut)
-    with pytest.raises(InDoubt):
-        await slot.write(batches)
-    monkeypatch.undo()
+    await cut_off(slot, batches, cut, monkeypatch)
     await slot.open()
     assert await slot.write(batches) == [[None, None]] * 2
     assert await rows_of(db, "select (select count(*) from t), (select count(*) from u)") == [(2, 2)]
@@ -140,10 +142,7 @@ async def test_even_a_bug_leaves_the_truth(
 ) -> None:
     """What is committed is said to be, and what is not fails without being tried for ever."""
     batches = [Batch(await target_of(db), requests(Way.COPY, 1, 2))]
-    monkeypatch.setattr(Slot, "_store", bug)
-    with pytest.raises(InDoubt):
-        await slot.write(batches)
-    monkeypatch.undo()
+    await cut_off(slot, batches, bug, monkeypatch)
     await slot.open()
     (outcomes,) = await slot.write(batches)
     assert isinstance(outcomes, Sequence)
