@@ -6,7 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sql import Extra, Target
+from sql import Extra, Target, Way
+from sql.catalog import load
+from tests.harness import Connection
 
 
 @dataclass
@@ -26,3 +28,14 @@ class Batch:
     submissions: Sequence[Request]
     deadline: float = math.inf
     failures: int = 0
+
+
+async def target_of(db: Connection, way: Way = Way.COPY, table: str = "t") -> Target:
+    """Column n of the table."""
+    catalog = await load(db, ["public"])
+    return Target(catalog.tables["public", table], ("n",), way, catalog.copy_default)
+
+
+def requests(way: Way, *numbers: int) -> list[Request]:
+    """A request for each number, as the way wants it."""
+    return [Request(b"%d\n" % n if way is Way.COPY else b'{"n":%d}' % n) for n in numbers]
