@@ -10,15 +10,13 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Hashable, Sequence
-from itertools import accumulate
 from typing import TYPE_CHECKING, cast
 
 import asyncpg
 
 from sql import records
 from sql.catalog import Catalog
-from sql.connect import SLOT_NAME, Timeouts, connect, milliseconds
-from sql.copy import copy
+from sql.connect import SLOT_NAME, Timeouts, connect
 from sql.encoded import Payload
 from sql.errors import (
     InDoubt,
@@ -35,17 +33,15 @@ from sql.errors import (
     unknown_table,
 )
 from sql.ledger import Ledger, Past, is_fenced
-from sql.recordset import RowsFiltered, insert_returning
-from sql.target import Target, Way
-from sql.work import Batch, Part, Rows, Work, salvage_of
+from sql.recordset import RowsFiltered
+from sql.target import Target
+from sql.transaction import Writer
+from sql.work import Batch, Part, Work, salvage_of
 
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]
 
 logger = logging.getLogger(__name__)
-
-_LOCK_SECONDS_MIN = 0.05
-"""However near a deadline is, a lock that is held for a moment is waited for."""
 
 _TRIAL_SECONDS = 5.0
 """How long the rows of a request may take to be tried one by one; the others of its batch wait for that."""
@@ -81,8 +77,7 @@ class Slot:
         self._unfinished: Work | None = None
         self._lost_at = 0.0
         self._past = Past.NOT_STORED
-        self._returned: Sequence[Sequence[object]] | None = None
-        self._lengths = [0]  # of what stands before the rows, and of each statement
+        self._writer = Writer(timeouts)
 
     async def open(self) -> None:
         """Connect, if not connected, and find out what became of the last write. Raises `Unavailable`."""
@@ -165,89 +160,9 @@ class Slot:
 
     async def _store(self, work: Work, part: Part) -> Sequence[Sequence[object]]:
         """Write a part in one transaction; what is returned to each of its requests. Raises what asyncpg raises."""
-        connection = self._open_connection()
-        self._returned = None
-        before = self._settings(work, part)
-        if self._ledger is not None:
-            before.append(self._ledger.advance)
-        self._lengths = [sum(len(statement) + 1 for statement in before)]
-        way = part.groups[0].target.way
-        if way is Way.RECORDSET_RETURNING:
-            self._lengths = [0]  # its statement is sent alone
-            results: Sequence[Sequence[object]] = await self._store_returning(connection, work, part, ";".join(before))
-        else:
-            if self._ledger is not None:
-                before += records.statements((group.target, extra, None) for group, _, _, extra in work.extras(part))
-                self._lengths = [sum(len(statement) + 1 for statement in before)]
-            if len(part.groups) == 1 and way is Way.COPY:
-                await self._copy(connection, work, part, "".join([f"{statement};" for statement in before]))
-            else:
-                await self._store_together(connection, work, part, before)
-            results = [[None] * len(group.places) for group in part.groups]
-        if self._ledger is not None:
-            self._ledger.advanced()
+        results = await self._writer.write(self._open_connection(), self._ledger, work, part)
         self._used = time.monotonic()
         return results
-
-    async def _copy(self, connection: Connection, work: Work, part: Part, before: str) -> None:
-        (group,) = part.groups
-        async with asyncio.timeout(self._timeouts.answer_seconds):
-            await copy(connection, group.target, _payloads(work.requests(group)), before)
-
-    async def _store_together(self, connection: Connection, work: Work, part: Part, before: list[str]) -> None:
-        """As one string of statements, in one round trip."""
-        texts = []
-        for group in part.groups:
-            requests = work.requests(group)
-            texts.append(group.target.text(_payloads(requests), sum([request.rows for request in requests])))
-        self._lengths += [len(text) + 1 for text in texts]
-        # Each statement has its own time-out, so that many slow ones together take longer than one may.
-        patience = self._timeouts.answer_seconds + len(texts) * self._timeouts.shared_statement_seconds
-        async with asyncio.timeout(patience):
-            await connection.execute(";".join([*before, *texts]))
-
-    async def _store_returning(
-        self, connection: Connection, work: Work, part: Part, before: str
-    ) -> Sequence[Sequence[object]]:
-        (group,) = part.groups
-        requests = work.requests(group)
-        if group.target.table.filtering_triggers and len(requests) > 1:
-            raise RowsFiltered
-        async with asyncio.timeout(self._timeouts.answer_seconds):
-            results = await insert_returning(
-                connection,
-                group.target,
-                cast("list[bytes]", _payloads(requests)),
-                [request.rows for request in requests],
-                before=before,
-                after=lambda results: self._after(work, part, results),
-            )
-        return [results]
-
-    def _after(self, work: Work, part: Part, results: list[list[str]]) -> str:
-        """What is written after rows that are returned: the keys, of which those are the answer."""
-        self._returned = [results]
-        if self._ledger is None:
-            return ""
-        extras = ((group.target, extra, results[number]) for group, number, _, extra in work.extras(part))
-        return ";".join(records.statements(extras))
-
-    def _settings(self, work: Work, part: Part) -> list[str]:
-        """How long this part may take, where that is less than usual."""
-        timeouts = self._timeouts
-        found = []
-        lock_seconds = timeouts.lock_seconds
-        if part.shared:
-            found.append(f"set local statement_timeout = '{milliseconds(timeouts.shared_statement_seconds)}'")
-        if part.shared or part.gently:
-            lock_seconds = timeouts.shared_lock_seconds
-        # Nobody should wait beyond a deadline because somebody else has a lock: it ends in nothing being stored.
-        patience = work.deadline(part) - time.monotonic()
-        if patience < lock_seconds:
-            lock_seconds = max(_LOCK_SECONDS_MIN, patience)
-        if lock_seconds < timeouts.lock_seconds:
-            found.append(f"set local lock_timeout = '{milliseconds(lock_seconds)}'")
-        return found
 
     async def _try_rows(self, work: Work, part: Part) -> None:
         """Find the bad rows of a request that wants them kept."""
@@ -289,7 +204,7 @@ class Slot:
             await self._reopen(work, part, doubtful=False)
         meaning = meaning_of(error)
         if isinstance(error, asyncpg.PostgresError) and meaning is not Meaning.AWAY:
-            if part.suspicion is None and self._is_ours(error):
+            if part.suspicion is None and self._ledger is not None and self._writer.is_ours(error):
                 await self._reopen(work, part, doubtful=False)
             try:
                 await self._judge_error(error, meaning, work, part)
@@ -319,7 +234,7 @@ class Slot:
         if records.is_repeated(error):
             await self._answer_repeated(work, part)
         elif len(part.groups) > 1 and (meaning is not Meaning.BUSY or _is_of_one(error)):
-            work.leave_out(part, self._suspect(error, part))
+            work.leave_out(part, self._writer.suspect(error, part))
         elif meaning is Meaning.ROW or (meaning is Meaning.REQUEST and isinstance(error.context, str)):
             work.isolate(part, error)  # in a context there is a function, which may mean one row only
         elif meaning is Meaning.REQUEST:
@@ -342,28 +257,6 @@ class Slot:
             work.wait_for_others(part, error, reason)
         else:
             work.unavailable(part, reason)
-
-    def _suspect(self, error: asyncpg.PostgresError, part: Part) -> int | None:
-        """Which of several tables an error is about, by the place in the statements or the name that it gives."""
-        position = str(error.position or "")
-        if position.isdigit():
-            ends = list(accumulate(self._lengths))
-            number = next((n for n, end in enumerate(ends) if int(position) <= end), 0)
-            return number - 1 if number else None
-        named = [
-            number
-            for number, group in enumerate(part.groups)
-            if (group.target.table.schema, group.target.table.name) == (error.schema_name, error.table_name)
-        ]
-        return named[0] if len(named) == 1 else None
-
-    def _is_ours(self, error: asyncpg.PostgresError) -> bool:
-        """Whether an error is about what stands before the rows: somebody has changed schema headrace."""
-        position = str(error.position or "")
-        if not position.isdigit() or int(position) > self._lengths[0] or isinstance(error.context, str):
-            return False
-        # A value may be parsed, too (a regclass, say), and its error has a position in that value.
-        return any(name in str(error) for name in ("headrace", "ledger", "idempotency", "quarantine"))
 
     async def _look_again(self, error: asyncpg.PostgresError, work: Work, part: Part) -> None:
         """The table is not as the target says: read the catalog, and judge by that."""
@@ -429,7 +322,7 @@ class Slot:
         failure, work.failure = work.failure, None
         part = work.parts[-1]
         if self._past is Past.STORED:
-            results = self._returned or [[None] * len(group.places) for group in part.groups]
+            results = self._writer.returned or [[None] * len(group.places) for group in part.groups]
             work.stored(work.parts.pop(), results)
         elif self._past is Past.UNKNOWN:
             work.settle_all(work.parts.pop(), iter(OutcomeUnknown, None))
@@ -446,11 +339,6 @@ class Slot:
     def _begin_anew(self) -> None:
         """Go on as another slot."""
         self._ledger = None if self._ledger is None else Ledger()
-
-
-def _payloads(requests: Sequence[Rows]) -> list[Payload]:
-    """Whoever handed the requests over did not look at them."""
-    return cast("list[Payload]", [request.payload for request in requests])
 
 
 class _NotSent(Exception):
