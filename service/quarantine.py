@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sql import Fault, Unavailable, quarantine
+from sql import Fault, Unavailable, one_line, quarantine
 
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]
@@ -59,11 +59,11 @@ async def connected(dsn: str) -> AsyncIterator[Connection]:
         # The words of these may quote a part of the password.
         raise QuarantineError("the DSN is not a connection URL that can be read") from None
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
-        raise QuarantineError(f"cannot reach the database: {_one_line(error)}") from error
+        raise QuarantineError(f"cannot reach the database: {one_line(error)}") from error
     try:
         yield connection
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, Unavailable) as error:
-        raise QuarantineError(_one_line(error)) from error
+        raise QuarantineError(one_line(error)) from error
     finally:
         connection.terminate()
 
@@ -214,7 +214,3 @@ def _plain(text: str, allowed: str = "") -> str:
     return "".join(
         [char if char.isprintable() or char in allowed else char.encode("unicode_escape").decode() for char in text]
     )
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

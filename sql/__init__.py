@@ -16,12 +16,13 @@ from sql.errors import (
     TableChanged,
     TooLarge,
     Unavailable,
+    one_line,
     unknown_table,
 )
 from sql.housekeeping import keep_clean
 from sql.pieces import lines_in_pieces
 from sql.record_codec import RecordCodec
-from sql.salvage import BadRow, Extra, IdempotencyKey, Salvage, Stored, rows_of_body, salvage_rows, salvaging
+from sql.salvage import BadRow, Extra, IdempotencyKey, Salvage, Stored, rows_of_body, salvaging
 from sql.slot import Slot
 from sql.target import Target, Targets, Way, nothing_target
 from sql.watch import CHANNEL, CatalogWatch
@@ -65,10 +66,10 @@ __all__ = [
     "keep_clean",
     "lines_in_pieces",
     "nothing_target",
+    "one_line",
     "quarantine",
     "quote_identifier",
     "rows_of_body",
-    "salvage_rows",
     "salvaging",
     "unknown_table",
 ]

@@ -11,7 +11,7 @@ from typing import cast
 from msgspec import Struct
 
 from sql.codec import CopyCodec
-from sql.encoded import MALFORMED, Encoded, Payload, decode_elements, keys_differ, malformed, result_of
+from sql.encoded import MALFORMED, Encoded, Payload, decode_elements, keys_differ, malformed
 from sql.errors import Fault, Rejected
 from sql.record_codec import RecordCodec
 
@@ -104,11 +104,6 @@ def rows_of_body(body: bytes, *, lines: bool) -> list[bytes]:
         return [bytes(raw) for raw in decode_elements(body)]
     except MALFORMED:
         raise malformed() from None
-
-
-def salvage_rows(codec: CopyCodec | RecordCodec, body: bytes, *, lines: bool) -> tuple[Encoded, list[BadRow]]:
-    """`salvaging`, in one go."""
-    return result_of(salvaging(codec, body, lines=lines))
 
 
 def salvaging(

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import cast
 
 import asyncpg
@@ -15,15 +13,6 @@ import pytest
 from service.embedded import EmbeddedPostgres
 from sql import Slot
 from tests.harness import Connection, Running, Start
-
-
-@pytest.fixture
-def own() -> Iterator[EmbeddedPostgres]:
-    """A PostgreSQL of the test's own, which it may stop."""
-    with tempfile.TemporaryDirectory(prefix="headrace-tests-") as folder:
-        server = EmbeddedPostgres.start(Path(folder), {"fsync": "off"})
-        yield server
-        server.stop()
 
 
 @pytest.fixture

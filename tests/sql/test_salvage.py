@@ -28,9 +28,10 @@ from sql import (
     nothing_target,
     records,
     rows_of_body,
-    salvage_rows,
+    salvaging,
 )
 from sql.catalog import load
+from sql.encoded import result_of
 from tests.harness import Connection, rows_of
 from tests.sql.batches import Batch, Request
 
@@ -212,17 +213,17 @@ async def test_what_a_codec_refuses_is_told_apart(slot: Slot, db: Connection) ->
     table = (await load(db, ["public"])).tables["public", "t"]
     array = b'[{"n":1,\n"s":"a"},{"x":1},3,{"n":2},{"n":3,"s":null}]'
     for codec in (CopyCodec(table, copy_default=True, bytes_max=1000), RecordCodec(table)):
-        encoded, bad = salvage_rows(codec, array, lines=False)
+        encoded, bad = result_of(salvaging(codec, array, lines=False))
         assert [(row.row, row.raw, row.fault.code) for row in bad] == [
             (2, b'{"x":1}', "PGRST204"),
             (3, b"3", "PGRST102"),
             (4, b'{"n":2}', "PGRST102"),
         ]
         assert (encoded.columns, encoded.rows) == (("n", "s"), 2)
-        encoded, bad = salvage_rows(codec, b"[1,2]", lines=False)
+        encoded, bad = result_of(salvaging(codec, b"[1,2]", lines=False))
         assert (encoded.rows, len(bad)) == (0, 2)
     codec = CopyCodec(table, copy_default=True, bytes_max=1000)
-    encoded, bad = salvage_rows(codec, b'{"n":1}\n{"n":\n{"s":"a"}', lines=True)
+    encoded, bad = result_of(salvaging(codec, b'{"n":1}\n{"n":\n{"s":"a"}', lines=True))
     assert ([row.row for row in bad], encoded.rows, encoded.columns) == ([2], 2, ("n", "s"))
 
 
