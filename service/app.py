@@ -104,7 +104,7 @@ async def post_rows(http: HttpRequest) -> Response:
     headers = http.headers
     length = headers.get("content-length")
     declared = int(length) if length is not None else None
-    request = request_of(http.path_params["table"], headers.raw)
+    request = request_of(http.path_params["table"], http.scope["query_string"], headers.raw)
     posting = _service(http).postings.open(request, respond, marks=marks_of(headers.raw))
     posting.begin(declared=declared, expects=headers.get("expect", "").lower() == "100-continue")
     if not answered.done():  # else it is refused by its head, and asking for the body would have the client send it

@@ -144,6 +144,6 @@ class Heads:
         if method == b"POST" and path.startswith(self._prefix):
             table = path[len(self._prefix) :]
             if table and "/" not in table:
-                head.request = request_of(table, headers)
+                head.request = request_of(table, head.query, headers)
                 head.marks = marks_of(headers)
         return head

@@ -48,26 +48,44 @@ _NAMED_MAX = 100
 
 
 class Request(msgspec.Struct, frozen=True):
-    """What a request says before its body. `schema` is the `Content-Profile`, "" where there is none."""
+    """What a request says before its body. `schema` is the `Content-Profile`, `query` what follows the question mark in
+    the URL, as it came; each is "" where there is none. `cross_origin`: it has an `Origin`.
+    """
 
     table: str
     content_type: str = ""
     prefer: str = ""
     schema: str = ""
+    query: str = ""
+    accept: str = ""
+    content_encoding: str = ""
+    cross_origin: bool = False
 
 
-def request_of(table: str, headers: Iterable[tuple[bytes, bytes]]) -> Request:
-    """The request for a table with these headers, their names in lower case. The first of each kind counts."""
+def request_of(table: str, query: bytes, headers: Iterable[tuple[bytes, bytes]]) -> Request:
+    """The request for a table with these headers, their names in lower case.
+
+    Of `Prefer`, `Accept` and `Content-Encoding` all lines count, of the others the first.
+    """
     content_type = schema = None
-    preferences: list[str] = []
+    lists: dict[bytes, list[str]] = {}
+    cross_origin = False
     for name, value in headers:
-        if name == b"prefer":
-            preferences.append(value.decode("latin-1"))
+        if name in _LISTS:
+            lists.setdefault(name, []).append(value.decode("latin-1"))
         elif name == b"content-type" and content_type is None:
             content_type = value.decode("latin-1")
         elif name == b"content-profile" and schema is None:
             schema = value.decode("latin-1")
-    return Request(table, content_type or "", ",".join(preferences), schema or "")
+        elif name == b"origin":
+            cross_origin = True
+    prefer, accept, encoding = (",".join(lists.get(name, ())) for name in _LISTS)
+    return Request(
+        table, content_type or "", prefer, schema or "", query.decode("latin-1"), accept, encoding, cross_origin
+    )
+
+
+_LISTS = (b"prefer", b"accept", b"content-encoding")
 
 
 class Marks(msgspec.Struct, frozen=True):
@@ -274,6 +292,8 @@ class Ingest:
 
     def __init__(self, schemas: Sequence[str], *, seconds_max: float, bytes_max: int, quarantines: bool = True) -> None:
         self.version = 0
+        self.catalog: Catalog | None = None
+        """The newest."""
         self.quarantines = quarantines
         self._schemas = tuple(schemas)
         self.seconds_max = seconds_max
@@ -291,6 +311,7 @@ class Ingest:
                 route = _Route(table, copy_default=default, bytes_max=self._bytes_max)
             routes[name] = route
         self._routes = routes
+        self.catalog = catalog
         self._plans.clear()
         self.version += 1
 
@@ -301,7 +322,10 @@ class Ingest:
             plan = self._plan(request)
             if len(self._plans) >= self._PLANS_MAX:
                 self._plans.clear()
-            if len(request.content_type) + len(request.prefer) <= self._PLANNED_CHARACTERS_MAX:
+            if (
+                sum(map(len, (request.content_type, request.prefer, request.query, request.accept)))
+                <= self._PLANNED_CHARACTERS_MAX
+            ):
                 self._plans[request] = plan
         return plan
 

@@ -20,6 +20,7 @@ from sql.errors import (
     unknown_table,
 )
 from sql.housekeeping import keep_clean
+from sql.options import PLAIN, Conflict, Form, Item, Options, Returning, Sort
 from sql.pieces import lines_in_pieces
 from sql.record_codec import RecordCodec
 from sql.salvage import BadRow, Extra, IdempotencyKey, Salvage, Stored, rows_of_body, salvaging
@@ -30,27 +31,34 @@ from sql.work import Rows
 
 __all__ = [
     "CHANNEL",
+    "PLAIN",
     "BadRow",
     "Catalog",
     "CatalogMissing",
     "CatalogWatch",
     "Column",
+    "Conflict",
     "CopyCodec",
     "Encoded",
     "Extra",
     "Fault",
+    "Form",
     "IdempotencyKey",
     "InDoubt",
+    "Item",
     "KeyReused",
     "Kind",
     "LineReader",
+    "Options",
     "OutcomeUnknown",
     "Payload",
     "RecordCodec",
     "Rejected",
+    "Returning",
     "Rows",
     "Salvage",
     "Slot",
+    "Sort",
     "SqlError",
     "Stored",
     "Table",

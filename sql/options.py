@@ -1,0 +1,79 @@
+"""Options: what a request may ask of a write beyond storing its rows. Part of the key of a lane.
+
+Must not know how a client says it, nor the SQL that does it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, auto
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """What becomes of a row whose key is there already. `columns` are those of a unique key, the arbiter.
+
+    `merge`: the stored row gets the values of the new one; else the new one is dropped.
+    """
+
+    columns: tuple[str, ...]
+    merge: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One item of what is returned. `column` may be "*", for all of them; `cast` is a type's name."""
+
+    column: str
+    alias: str | None = None
+    cast: str | None = None
+
+    @property
+    def label(self) -> str:
+        """The name that it has in the answer."""
+        return self.alias or self.column
+
+
+@dataclass(frozen=True, slots=True)
+class Sort:
+    """One column to sort returned rows by. `nulls_first` is None for PostgreSQL's default."""
+
+    column: str
+    descending: bool = False
+    nulls_first: bool | None = None
+
+
+class Form(Enum):
+    """How a returned row is written."""
+
+    JSON = auto()
+    JSON_STRIPPED = auto()  # without keys whose value is null
+    CSV = auto()  # as PostgreSQL writes a record, without its parentheses
+
+
+@dataclass(frozen=True, slots=True)
+class Returning:
+    """What is returned of each stored row, and in which order; without `items` only that it was stored."""
+
+    items: tuple[Item, ...] = ()
+    order: tuple[Sort, ...] = ()
+    form: Form = Form.JSON
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a write does beyond storing rows.
+
+    `defaults`: a column that a row lacks takes its default, not NULL. `singular`: a request that stores any number of
+    rows but one fails. `rollback`: nothing is kept. `time_zone` is the transaction's, "" for the session's.
+    """
+
+    conflict: Conflict | None = None
+    returning: Returning | None = None
+    defaults: bool = False
+    singular: bool = False
+    rollback: bool = False
+    time_zone: str = ""
+
+
+PLAIN = Options()
