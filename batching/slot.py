@@ -30,6 +30,9 @@ class Sink(Protocol):
     def may_share(self, lane: Hashable, /) -> bool:
         """Whether small batches of the lane may be written together with those of other lanes that may."""
 
+    def is_serial(self, lane: Hashable, /) -> bool:
+        """Whether two batches of the lane at once would be in each other's way, so that it is given one at a time."""
+
     async def open(self) -> None:
         """Make ready to write; called before the first `write` and after one that raised.
 

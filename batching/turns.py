@@ -7,7 +7,7 @@ how much, nor the limits on what may be pending: that is `queue.py`.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 
 from batching.lane import Batch, Lane
 from batching.limits import Limits
@@ -16,7 +16,7 @@ from batching.limits import Limits
 class Turns:
     """Lanes that have something to write, each either in the order or held."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, is_serial: Callable[[Hashable], bool]) -> None:
         self.order: OrderedDict[Lane, None] = OrderedDict()
         """The first is served next."""
         self.flying_rows = 0
@@ -34,6 +34,9 @@ class Turns:
         self._soon_done: dict[Hashable, bool] = {}
         # Lanes that have failed, while a batch of them is tried again: no second slot is risked on those meanwhile.
         self._on_trial: set[Hashable] = set()
+        # What serial lanes are written to, while a batch of them is.
+        self._is_serial = is_serial
+        self._taken: set[Hashable] = set()
 
     def __len__(self) -> int:
         """How many lanes could be given a batch of."""
@@ -72,11 +75,14 @@ class Turns:
             self._on_trial.add(batch.key)
         if batch.is_small:
             self._soon_done[batch.key] = False
+        if self._is_serial(batch.lane):
+            self._taken.add(batch.lane)
 
     def landed(self, batch: Batch) -> None:
         """The batch is not being written any more."""
         self.flying_rows -= batch.rows
         self.flying_bytes -= batch.size
+        self._taken.discard(batch.lane)
         self.release(batch)
 
     def release(self, batch: Batch) -> None:
@@ -110,14 +116,16 @@ class Turns:
     def _has_reason_to_wait(self, lane: Lane) -> bool:
         """Whether writing rows of the lane now would be a mistake, although a slot is free.
 
-        It would be if writing it has just failed, or if a small batch of it is stuck, on a lock perhaps, that would
-        take the next slot as well. And it would be wasteful while few rows wait for the end of a small batch: two cost
-        twice as much as one, and not waiting saves a millisecond at most.
+        It would be if writing it has just failed, if two of its batches may not be written at once, or if a small batch
+        of it is stuck, on a lock perhaps, that would take the next slot as well. And it would be wasteful while few
+        rows wait for the end of a small batch: two cost twice as much as one, and not waiting saves a millisecond at
+        most.
         """
         key = lane.key
         return (
             lane.paused_until is not None
             or key in self._on_trial
+            or lane.target in self._taken
             or (key in self._soon_done and not lane.failures and (self._soon_done[key] or self._is_small(lane)))
         )
 

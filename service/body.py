@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from service.ingest import Reader
+from service.plan import Reader
 from service.problems import Answer, Refused, body_too_large
 
 KEPT_BYTES_MAX = 64 * 1024

@@ -13,8 +13,9 @@ from uuid import UUID, uuid4, uuid5
 
 from batching import Outcome, QueueFull, SinkAway
 from service import prefer
-from service.ingest import Marks, Plan, Request, is_miss
+from service.ingest import Marks, Request
 from service.keys import Fingerprint, key_text
+from service.plan import Plan, is_miss
 from service.posting import Posting, Respond, to_nobody
 from service.problems import Refused, is_expected, keys_not_kept, problem_of
 from sql import (
@@ -28,6 +29,7 @@ from sql import (
     Salvage,
     Stored,
     TableChanged,
+    Written,
     nothing_target,
     rows_of_body,
 )
@@ -185,7 +187,7 @@ class ExtraPosting(Posting):
         except Refused as error:
             self._failed(error)
             return
-        self.payload = encoded.payload
+        self.payload = encoded.to_write
         self.extra = self._make_extra(plan)
         self.size = encoded.size + sum([len(row.raw) for row in bad])
         if self._body is not None:
@@ -256,7 +258,7 @@ class ExtraPosting(Posting):
             self.spoilt = len(outcome.bad) > len(self._bad)  # those, the codec has found
             self._stored(outcome)
         else:
-            self._stored(Stored(cast("Sequence[str] | None", outcome)))
+            self._stored(Stored(cast("Written | None", outcome)))
 
     def _stored(self, stored: Stored) -> None:
         rows, bad = self.rows + self._aside, len(stored.bad)
@@ -267,7 +269,7 @@ class ExtraPosting(Posting):
             return
         if not self.answered:
             self.answered = True
-            self._respond(plan.answer(stored, rows, self._name() if bad else ""))
+            self._respond(plan.stored_extra(stored, rows, self._name() if bad else ""))
         elif bad and not stored.replayed:
             logger.warning(
                 "%d of %d rows for %s that were accepted with 202 are in quarantine (request %s): %s %s",

@@ -14,7 +14,8 @@ from typing import TypeAlias
 import httptools
 
 from service.connections import ConnectionLimits
-from service.ingest import NO_MARKS, Ingest, Marks, Plan, Request, marks_of, request_of
+from service.ingest import NO_MARKS, Ingest, Marks, Request, marks_of, request_of
+from service.plan import Plan
 from service.problems import MALFORMED_HTTP, Refused, head_too_large, url_too_long
 
 Headers: TypeAlias = Sequence[tuple[bytes, bytes]]

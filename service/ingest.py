@@ -1,50 +1,25 @@
-"""Ingest: what a request asks for → rows to write → the answer. The one dialect that all lanes speak.
+"""Ingest: what a request asks for → a plan, by the newest catalog. The one dialect that all lanes speak.
 
-Owns tables by name, media types, preferences and success answers. Pure: does no I/O, holds no request and knows no
-server; `posting.py` carries a request through.
+Owns tables by name, media types, and the order in which a request is looked at. Pure: does no I/O, holds no request and
+knows no server.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import cast
 
 import msgspec
 
 from service import prefer
-from service.prefer import Preferences
-from service.problems import JSON, Answer, Problem, Refused, refusal
-from sql import (
-    BadRow,
-    Catalog,
-    CatalogMissing,
-    CopyCodec,
-    Encoded,
-    Fault,
-    LineReader,
-    RecordCodec,
-    Rejected,
-    Stored,
-    Table,
-    Target,
-    Targets,
-    Way,
-    is_array,
-    lines_in_pieces,
-    salvaging,
-    unknown_table,
-)
+from service.accept import parse as parse_accept
+from service.plan import Asked, Plan, Route, listed
+from service.problems import Problem, Refused, refusal
+from service.query import parse as parse_query
+from sql import Catalog, CatalogMissing, Fault, unknown_table
 
 _JSON_TYPES = frozenset({"", "application/json", "*/*"})
 _LINES_TYPES = frozenset({"application/x-ndjson", "application/ndjson", "application/jsonl"})
-
-# PostgREST sends the range of what it returns; of a write without a count it says that it does not count.
-_UNCOUNTED = ("content-range", "*/*")
-
-_NAMED_MAX = 100
-"""Bad rows that an answer names; all of them are in the quarantine."""
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -110,205 +85,46 @@ def marks_of(headers: Iterable[tuple[bytes, bytes]]) -> Marks:
     return Marks(tuple(keys), request_id) if keys or request_id else NO_MARKS
 
 
-class _Route:
-    """A table with its targets, and its codecs: made when first needed, since most tables are never written."""
-
-    def __init__(self, table: Table, *, copy_default: bool, bytes_max: int) -> None:
-        self.table = table
-        self.copy_default = copy_default
-        self.targets = Targets(table, copy_default=copy_default)
-        self._bytes_max = bytes_max
-        self._copy: CopyCodec | None = None
-        self._records: RecordCodec | None = None
-
-    @property
-    def copy(self) -> CopyCodec:
-        if self._copy is None:
-            self._copy = CopyCodec(self.table, copy_default=self.copy_default, bytes_max=self._bytes_max)
-        return self._copy
-
-    @property
-    def records(self) -> RecordCodec:
-        if self._records is None:
-            self._records = RecordCodec(self.table)
-        return self._records
-
-
-class Plan:
-    """What all requests that say the same before their bodies have in common: how to read rows, and what to answer.
-
-    `wait_seconds` is how long they may wait, `accepted` the answer before the commit, `nothing` the one to a request
-    without rows. `salvages` says that bad rows do not fail their request. `version` is that of the catalog it goes by.
-    """
-
-    def __init__(self, route: _Route, preferences: Preferences, version: int, *, lines: bool, seconds: float) -> None:
-        self.table = route.table
-        self.version = version
-        wait = preferences.wait_seconds
-        self.respond_async = preferences.respond_async
-        self.salvages = preferences.quarantine
-        self.is_extra = preferences.is_extra
-        # Who has a 202 does not wait, and nobody could tell him that his rows were given up.
-        self.wait_seconds = math.inf if self.respond_async else seconds if wait is None else min(wait, seconds)
-        self.lines = lines
-        headers = _success_headers(preferences)
-        self.accepted = Answer(202, headers)
-        self._stored = Answer(201, headers)
-        self._returning = preferences.returning
-        self.nothing = self.accepted if self.respond_async else self.stored(None)
-        self._targets = route.targets
-        table = route.table
-        self._way = Way.RECORDSET_RETURNING if preferences.returning else Way.COPY if table.copyable else Way.RECORDSET
-        self._copy = route.copy if self._way is Way.COPY else None
-        self._codec: CopyCodec | RecordCodec = self._copy or route.records
-        # Most bodies have the same columns as the one before: 0.2 µs for looking the target up.
-        self._columns: tuple[str, ...] | None = None
-        self._target: Target | None = None
-
-    def encode(self, body: bytes) -> Encoded:
-        """The rows of a whole body, not a large one. Raises `Rejected`, `TooLarge`."""
-        if self.lines:
-            if self._copy is None:
-                return cast("RecordCodec", self._codec).lines(body)
-            reader = self._copy.lines()
-            reader.feed(body)
-            return reader.finish()
-        if body.startswith(b"{") or not is_array(body):
-            return self._codec.one(body)
-        return self._codec.array(body)
-
-    def encoding(self, body: bytes) -> Generator[None, None, Encoded]:
-        """The rows of a whole body of any size. Yields between pieces of the work. Raises `Rejected`, `TooLarge`."""
-        if not self.lines:
-            return (yield from self._codec.array_steps(body)) if is_array(body) else self._codec.one(body)
-        if self._copy is None:
-            return (yield from cast("RecordCodec", self._codec).lines_steps(body))
-        reader = self._copy.lines()
-        for piece in lines_in_pieces(body):
-            reader.feed(piece)
-            yield
-        return (yield from reader.finishing())
-
-    def reader(self) -> Reader:
-        """A reader for a body that arrives in pieces."""
-        return Reader(self, self._copy.lines() if self.lines and self._copy else None)
-
-    def salvaging(self, body: bytes) -> Generator[None, None, tuple[Encoded, list[BadRow]]]:
-        """The rows of a whole body that are good, and those that are not. Yields between pieces of the work.
-
-        Raises `Rejected`, `TooLarge`.
-        """
-        return salvaging(self._codec, body, lines=self.lines)
-
-    def target_of(self, encoded: Encoded) -> Target:
-        """What the rows are written to. Their payload is nothing if they have no columns."""
-        columns = encoded.columns
-        if columns is self._columns and self._target is not None:
-            return self._target
-        # Rows of defaults only: a COPY without columns would mean all of them.
-        way = Way.RECORDSET if self._way is Way.COPY and not columns else self._way
-        self._columns, self._target = columns, self._targets.get(columns, way)
-        return self._target
-
-    def stored(self, result: object) -> Answer:
-        """The answer after the commit. `result` is what the slot returned: None, or the stored rows as JSON texts."""
-        if not self._returning:
-            return self._stored
-        rows = cast("Sequence[str]", result or ())
-        return Answer(201, (*self._stored.headers, ("content-type", JSON)), f"[{','.join(rows)}]".encode())
-
-    def answer(self, stored: Stored, rows: int, request_id: str) -> Answer:
-        """The answer to a request that brought more than its `rows`: a key, or leave to keep bad ones."""
-        answer = self.stored(stored.result)
-        headers, body = answer.headers, answer.body
-        bad = stored.bad
-        if bad:
-            named = ",".join([str(row.row) for row in bad[:_NAMED_MAX]])
-            headers = (*headers, ("headrace-quarantined", str(len(bad))), ("headrace-quarantined-rows", named))
-            if not self._returning:
-                headers = (*headers, ("content-type", JSON))
-                reasons = [
-                    _Quarantined(row.row, fault.code, fault.message, fault.details, fault.column)
-                    for row, fault in ((row, row.fault) for row in bad[:_NAMED_MAX])
-                ]
-                body = msgspec.json.encode(_InPart(rows - len(bad), reasons, request_id))
-        if stored.replayed:
-            headers = (*headers, ("idempotency-replayed", "true"))
-        return Answer(201, headers, body)
-
-
-class _Quarantined(msgspec.Struct):
-    """A bad row, as the answer names it."""
-
-    row: int
-    code: str
-    message: str
-    details: str | None
-    column: str | None
-
-
-class _InPart(msgspec.Struct):
-    """The body of an answer to a request of which not all is stored."""
-
-    stored: int
-    quarantined: list[_Quarantined]
-    request_id: str
-
-
-class Reader:
-    """Turns the chunks of a body into rows: lines as they arrive; a JSON value when it is complete."""
-
-    def __init__(self, plan: Plan, lines: LineReader | None) -> None:
-        self._plan = plan
-        self._lines = lines
-        self._chunks: list[bytes] = []
-
-    def feed(self, chunk: bytes) -> None:
-        """Take the next chunk. Raises `Rejected`."""
-        if self._lines is None:
-            self._chunks.append(chunk)
-        else:
-            self._lines.feed(chunk)
-
-    def finishing(self) -> Generator[None, None, Encoded]:
-        """The rows, after the last chunk. Yields between pieces of the work. Raises `Rejected`, `TooLarge`."""
-        if self._lines is None:
-            body = b"".join(self._chunks)
-            self._chunks.clear()
-            return (yield from self._plan.encoding(body))
-        return (yield from self._lines.finishing())
-
-
 class Ingest:
     """Plans requests by the newest catalog; `version` counts the catalogs.
 
     `schemas` are the exposed ones, the default first. A request's rows may take `bytes_max` bytes, and wait for
-    `seconds_max` seconds. `quarantines` says whether there is a place for bad rows.
+    `seconds_max` seconds. `quarantines` says whether there is a place for bad rows, `tx_override` whether a request
+    may have its rows rolled back.
     """
 
     # A producer of ever new headers must not grow memory.
     _PLANS_MAX = 4096
     _PLANNED_CHARACTERS_MAX = 512
 
-    def __init__(self, schemas: Sequence[str], *, seconds_max: float, bytes_max: int, quarantines: bool = True) -> None:
+    def __init__(
+        self,
+        schemas: Sequence[str],
+        *,
+        seconds_max: float,
+        bytes_max: int,
+        quarantines: bool = True,
+        tx_override: bool = False,
+    ) -> None:
         self.version = 0
         self.catalog: Catalog | None = None
         """The newest."""
         self.quarantines = quarantines
+        self._tx_override = tx_override
         self._schemas = tuple(schemas)
         self.seconds_max = seconds_max
         self._bytes_max = bytes_max
-        self._routes: dict[tuple[str, str], _Route] | None = None
+        self._routes: dict[tuple[str, str], Route] | None = None
         self._plans: dict[Request, Plan] = {}
 
     def publish(self, catalog: Catalog) -> None:
         """Plan by this catalog from now on. A table that is as before keeps its codecs and shares its batches."""
         known, default = self._routes or {}, catalog.copy_default
-        routes: dict[tuple[str, str], _Route] = {}
+        routes: dict[tuple[str, str], Route] = {}
         for name, table in catalog.tables.items():
             route = known.get(name)
             if route is None or route.table != table or route.copy_default != default:
-                route = _Route(table, copy_default=default, bytes_max=self._bytes_max)
+                route = Route(table, copy_default=default, bytes_max=self._bytes_max)
             routes[name] = route
         self._routes = routes
         self.catalog = catalog
@@ -330,12 +146,14 @@ class Ingest:
         return plan
 
     def _plan(self, request: Request) -> Plan:
+        """What is looked at in which order is as in PostgREST, but that the body comes last."""
         if self._routes is None:
             raise CatalogMissing
         schema = request.schema or self._schemas[0]
         if schema not in self._schemas:
             hint = f"Only the following schemas are exposed: {', '.join(self._schemas)}"
             raise Refused(Problem(406, Fault("PGRST106", f"Invalid schema: {schema}", hint=hint)))
+        query = parse_query(request.query)
         media_type = request.content_type.partition(";")[0].strip().lower()
         lines = media_type in _LINES_TYPES
         if not lines and media_type not in _JSON_TYPES:
@@ -346,18 +164,21 @@ class Ingest:
         preferences = prefer.parse(request.prefer) if request.prefer else prefer.NONE
         if preferences.quarantine and not self.quarantines:
             preferences = replace(preferences, quarantine=False)
-        return Plan(route, preferences, self.version, lines=lines, seconds=self.seconds_max)
-
-
-def _success_headers(preferences: Preferences) -> tuple[tuple[str, str], ...]:
-    applied = preferences.applied
-    if preferences.quarantine:
-        applied = (*applied, "bad-rows=quarantine")
-    if preferences.wait_seconds is not None and not preferences.respond_async:
-        applied = (*applied, f"wait={preferences.wait_seconds:.0f}")
-    return (_UNCOUNTED, ("preference-applied", ", ".join(applied))) if applied else (_UNCOUNTED,)
-
-
-def is_miss(error: Exception) -> bool:
-    """Whether the catalog did not have a name, so that a newer one might."""
-    return isinstance(error, Rejected) and error.fault.code in ("PGRST204", "PGRST205")
+        columns = listed(route.table, query.columns)
+        if preferences.strict and preferences.unknown:
+            details = f"Invalid preferences: {', '.join(preferences.unknown)}"
+            raise Refused(Problem(400, Fault("PGRST122", "Invalid preferences given with handling=strict", details)))
+        accepted = parse_accept(request.accept)
+        profile = schema if request.schema or len(self._schemas) > 1 else ""
+        asked = Asked(
+            query,
+            preferences,
+            accepted,
+            columns,
+            lines=lines,
+            seconds=self.seconds_max,
+            tx_override=self._tx_override,
+            profile=profile,
+            headers=(),
+        )
+        return Plan(route, asked, self.version)

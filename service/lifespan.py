@@ -96,6 +96,7 @@ async def _parts(settings: Settings, dsn: str) -> AsyncIterator[Service]:
         seconds_max=settings.request_seconds_max,
         bytes_max=settings.pending_bytes_max,
         quarantines=not settings.at_least_once,
+        tx_override=settings.tx_override,
     )
     watch = CatalogWatch(dsn, settings.schemas, settings.timeouts, ingest.publish, retry.delay)
     slots = [

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, TypeAlias, cast
 
 from batching import NotQueued, Outcome, Submission
 from service.body import KEPT_BYTES_MAX, LARGE_BYTES, Arrival, held_for
-from service.ingest import Plan, Request, is_miss
+from service.ingest import Request
+from service.plan import Plan, is_miss
 from service.problems import (
     MALFORMED_HTTP,
     Answer,
@@ -312,11 +313,10 @@ class Posting(Submission):
         if postings.unread:
             postings.unread.discard(self)
         if not rows:
-            self._end("committed")
-            self._answer(plan.nothing)
+            self._store_nothing(plan)
             return
         batcher = postings.batcher
-        self.payload = encoded.payload
+        self.payload = encoded.to_write
         body, size = self._body, encoded.size
         self.size = size if body is None or len(body) < size else len(body)  # it is kept for as long
         if not self._is_submitted:  # a second try has no more time
@@ -327,6 +327,16 @@ class Posting(Submission):
             batcher.submit(target.apart if self.apart else target, self)
         except Exception as error:  # noqa: BLE001 - it becomes the answer
             self._failed(error)
+
+    def _store_nothing(self, plan: Plan) -> None:
+        """There are no rows, which is a success, unless there must be some."""
+        try:
+            answer = plan.nothing()
+        except Rejected as error:
+            self._failed(error)
+        else:
+            self._end("committed")
+            self._answer(answer)
 
     def answer(self, outcome: Outcome) -> None:
         """What became of the rows."""
@@ -340,7 +350,7 @@ class Posting(Submission):
         self._postings.metrics.answered("committed", self.rows)
         if not self.answered and self._plan is not None:
             self.answered = True
-            self._respond(self._plan.stored(outcome))
+            self._respond(self._plan.stored(outcome, self.rows))
 
     def _failed(self, error: Exception) -> None:
         """The rows are not stored."""

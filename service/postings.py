@@ -15,9 +15,10 @@ from batching import Batcher, Closed, DeadlinePassed, QueueFull
 from service import prefer
 from service.body import BodyLimits
 from service.extras import ExtraPosting
-from service.ingest import NO_MARKS, Ingest, Marks, Plan, Request
+from service.ingest import NO_MARKS, Ingest, Marks, Request
 from service.keys import Keys
 from service.metrics import Amount, Metrics, Traffic
+from service.plan import Plan
 from service.posting import Posting, Respond
 from service.problems import Refused, body_late
 from sql import CatalogWatch, Rejected

@@ -113,6 +113,9 @@ class Settings(BaseSettings):
         description="Whether to do without the tables in schema `headrace`: no idempotency keys, no quarantine, and a "
         "batch whose commit is in doubt is written again, perhaps for the second time.",
     )
+    tx_override: bool = Field(
+        default=False, description="Whether `Prefer: tx=rollback` has a request's rows rolled back: a dry run."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="What is logged.")
     access_log: bool = Field(default=False, description="Whether each request is logged.")
 

@@ -16,21 +16,24 @@ from sql.errors import (
     TableChanged,
     TooLarge,
     Unavailable,
+    not_singular,
     one_line,
+    unknown_column,
     unknown_table,
 )
 from sql.housekeeping import keep_clean
-from sql.options import PLAIN, Conflict, Form, Item, Options, Returning, Sort
+from sql.options import EVERYTHING, PLAIN, Conflict, Form, Item, Missing, Options, Returning, Sort, Written
 from sql.pieces import lines_in_pieces
 from sql.record_codec import RecordCodec
 from sql.salvage import BadRow, Extra, IdempotencyKey, Salvage, Stored, rows_of_body, salvaging
 from sql.slot import Slot
-from sql.target import Target, Targets, Way, nothing_target
+from sql.target import Target, Targets, Way, nothing_target, way_of
 from sql.watch import CHANNEL, CatalogWatch
 from sql.work import Rows
 
 __all__ = [
     "CHANNEL",
+    "EVERYTHING",
     "PLAIN",
     "BadRow",
     "Catalog",
@@ -49,6 +52,7 @@ __all__ = [
     "KeyReused",
     "Kind",
     "LineReader",
+    "Missing",
     "Options",
     "OutcomeUnknown",
     "Payload",
@@ -69,15 +73,19 @@ __all__ = [
     "TooLarge",
     "Unavailable",
     "Way",
+    "Written",
     "is_abandoned",
     "is_array",
     "keep_clean",
     "lines_in_pieces",
+    "not_singular",
     "nothing_target",
     "one_line",
     "quarantine",
     "quote_identifier",
     "rows_of_body",
     "salvaging",
+    "unknown_column",
     "unknown_table",
+    "way_of",
 ]

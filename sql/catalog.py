@@ -95,6 +95,11 @@ class Table:
         return f"{quote_identifier(self.schema)}.{quote_identifier(self.name)}"
 
     @property
+    def primary_key(self) -> tuple[str, ...]:
+        """Its columns, or none."""
+        return next((key.columns for key in self.keys if key.primary), ())
+
+    @property
     def copyable(self) -> bool:
         """Whether COPY can and may write to it: COPY knows no views, policies, rules, or JSON for composite types."""
         return not (

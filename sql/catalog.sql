@@ -22,6 +22,25 @@ filtered as (  -- BEFORE or INSTEAD OF row triggers on INSERT may drop or replac
       from member m join pg_trigger g on g.tgrelid = m.oid
      where not g.tgisinternal and g.tgenabled <> 'D'
        and g.tgtype & 1 = 1 and g.tgtype & 4 = 4 and g.tgtype & (2 | 64) <> 0
+),
+view_source as (  -- the one relation that a view is made of, if there is only one
+    select r.oid, min(d.refobjid::oid::int8)::oid as source
+      from relation r join pg_rewrite w on w.ev_class = r.oid
+      join pg_depend d on d.classid = 'pg_rewrite'::regclass and d.objid = w.oid
+       and d.refclassid = 'pg_class'::regclass and d.refobjid <> r.oid and d.deptype = 'n'
+     where r.relkind = 'v'
+     group by r.oid
+    having count(distinct d.refobjid) = 1
+),
+view_key as (  -- the primary key of that, if the view has columns of the same names and types
+    select v.oid, i.indexrelid as key
+      from view_source v join pg_index i on i.indrelid = v.source and i.indisprimary
+     where not exists (
+        select from pg_attribute b
+         where b.attrelid = v.source and b.attnum = any (i.indkey::int2[]) and not exists (
+            select from pg_attribute a where a.attrelid = v.oid and a.attname = b.attname and a.atttypid = b.atttypid
+        )
+     )
 )
 select
     r.nspname as schema,
@@ -40,7 +59,9 @@ select
             'element_category', element.typcategory,
             'delimiter', element.typdelim,
             'not_null', a.attnotnull,
-            'default', coalesce(pg_get_expr(d.adbin, d.adrelid), own.typdefault),
+            'default', coalesce(pg_get_expr(d.adbin, d.adrelid), own.typdefault, case a.attidentity when 'd' then
+                format('nextval(%L::regclass)', pg_get_serial_sequence(format('%I.%I', r.nspname, r.relname), a.attname))
+            end),
             'identity', a.attidentity,
             'generated', a.attgenerated <> ''
         ) order by a.attnum), '[]')
@@ -65,8 +86,8 @@ select
             )
         ) order by i.indisprimary desc, k.relname), '[]')
           from pg_index i join pg_class k on k.oid = i.indexrelid
-         where i.indrelid = r.oid and i.indisunique and i.indisvalid and i.indpred is null
-           and i.indexprs is null
+         where i.indisunique and i.indisvalid and i.indpred is null and i.indexprs is null
+           and (i.indrelid = r.oid or i.indexrelid = (select v.key from view_key v where v.oid = r.oid))
     )::text as keys
   from relation r
  order by array_position($1::text[], r.nspname::text), r.relname

@@ -16,9 +16,9 @@ from sql.catalog import Table
 from sql.encoded import (
     MALFORMED,
     NO_ROWS,
-    Columns,
     Encoded,
     Payload,
+    columns_of,
     decode_row,
     decode_rows,
     keys_differ,
@@ -53,10 +53,22 @@ class CopyCodec:
     """Bodies → COPY text for one table. Remembers the shape used last and tries it first.
 
     `copy_default` says whether COPY has a marker for DEFAULT, `bytes_max` how large the text for one body may get.
+    With `columns`, those are what all rows have, whatever their keys are; one that a row lacks is NULL, or with
+    `defaults` its default, which takes the marker. Raises `Rejected` for one that is none or takes no values.
     """
 
-    def __init__(self, table: Table, *, copy_default: bool, bytes_max: int) -> None:
-        self._columns = Columns(table)
+    def __init__(
+        self,
+        table: Table,
+        *,
+        copy_default: bool,
+        bytes_max: int,
+        columns: tuple[str, ...] | None = None,
+        defaults: bool = False,
+    ) -> None:
+        if defaults and not copy_default:
+            raise ValueError("without a marker for DEFAULT, COPY has no defaults for rows that lack a column")
+        self._columns = columns_of(table, columns, defaults=defaults)
         self._copy_default = copy_default
         self._bytes_max = bytes_max
         self._last: Shape | None = None  # a compiled one
@@ -75,22 +87,24 @@ class CopyCodec:
         return Encoded(shape.columns, line.encode(), 1)
 
     def array(self, body: bytes) -> Encoded:
-        """A JSON array of objects that all have the same keys. Raises `Rejected`, with the row where there is one."""
+        """A JSON array of objects, which all have the same keys unless columns are listed. Raises `Rejected`, with the
+        row where there is one.
+        """
         encoded = self._array(body, 1)
         if encoded is None:
             raise malformed()
         return encoded
 
     def array_steps(self, body: bytes) -> Generator[None, None, Encoded]:
-        """The same. Yields between pieces of the work, if much."""
+        """The same. Yields between pieces of the work, if much. Raises also `TooLarge`."""
         if len(body) <= PIECE_BYTES:
             return self.array(body)
         columns: tuple[str, ...] | None = None
         texts: list[bytes] = []
-        rows = 0
+        rows = size = 0
 
         def take(piece: bytes) -> bool:
-            nonlocal columns, rows
+            nonlocal columns, rows, size
             encoded = self._array(piece, rows + 1)
             if encoded is None:
                 return False
@@ -100,6 +114,8 @@ class CopyCodec:
                 raise keys_differ()
             texts.append(cast("bytes", encoded.payload))
             rows += encoded.rows
+            size += encoded.size
+            self.limit(size)
             return True
 
         if not (yield from array_in_pieces(body, take)):
@@ -125,12 +141,8 @@ class CopyCodec:
             return None
         if not values:
             return NO_ROWS
-        shape = self._columns.shape_of(values[0])
-        lines = []
-        for place, row in enumerate(values, number):
-            if row.keys() != values[0].keys():
-                raise keys_differ()
-            lines.append(_located(shape, row, place))
+        shape = self._columns.shape_of_all(values)
+        lines = [_located(shape, row, place) for place, row in enumerate(values, number)]
         self._saw(shape, len(values))
         return Encoded(shape.columns, "".join(lines).encode(), len(values))
 
@@ -193,9 +205,7 @@ class CopyCodec:
                 lines.append("")
                 pieces.append("\n".join(lines).encode())
                 size += len(pieces[-1])
-                if size > self._bytes_max:
-                    # A short row becomes as wide as the widest, so a small body could fill the memory.
-                    raise TooLarge(self._bytes_max)
+                self.limit(size)
                 since += len(pieces[-1])
                 if since >= _LONG_TEXT:
                     since = 0
@@ -214,6 +224,13 @@ class CopyCodec:
         for text in [encoded.payload] if isinstance(encoded.payload, bytes) else encoded.payload:
             merged.add(text)
         return [first] if has_all else [first, merged]
+
+    def limit(self, size: int) -> None:
+        """Raise `TooLarge` if the text for one body has become that. A row without keys becomes as wide as the others
+        or as what is listed, so a small body could fill the memory.
+        """
+        if size > self._bytes_max:
+            raise TooLarge(self._bytes_max)
 
     def _places(self, shape: Shape, segment: Shape) -> list[int]:
         """Where the fields of the wide shape are in a row of the narrow one that DEFAULT and NULL were appended to.
@@ -263,13 +280,14 @@ class LineReader:
     """Newline-delimited JSON, fed in chunks cut anywhere, as COPY text. Blank lines are skipped, CRLF is fine.
 
     Rows may have different keys where the database can be told "the default here" (PostgreSQL 16). Holds the encoded
-    rows and at most one unfinished line of the source. Raises `Rejected` naming the row, from `feed` and `finish`.
+    rows and at most one unfinished line of the source. Raises `Rejected` naming the row and `TooLarge`, from `feed` and
+    `finish`.
     """
 
     def __init__(self, codec: CopyCodec) -> None:
         self._codec = codec
         self._rest: list[bytes] = []  # pieces of an unfinished line; joining them one by one would be quadratic
-        self._rows = 0
+        self._rows = self._size = 0
         self._segments: list[_Segment] = []
         self._before: list[_Segment] = []  # long ones, each with more columns than the one before it
 
@@ -320,7 +338,10 @@ class LineReader:
                 self._before += before
                 self._segments = [last]
             self._segments.append(_Segment(shape))
-        self._segments[-1].add(text.encode())
+        encoded = text.encode()
+        self._segments[-1].add(encoded)
+        self._size += len(encoded)
+        self._codec.limit(self._size)
 
 
 def _payload(pieces: list[bytes]) -> Generator[None, None, Payload]:

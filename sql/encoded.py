@@ -5,15 +5,15 @@ Owns which sets of columns rows of a table may have. Must not know how rows are 
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
-from typing import TypeAlias, TypeVar
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from typing import TypeAlias, TypeVar, cast
 
 import msgspec
 from msgspec import Raw, Struct
 
 from sql.catalog import Table
 from sql.errors import Fault, Rejected, unknown_column
-from sql.shape import Shape
+from sql.shape import ListedShape, Shape
 
 _SHAPES_MAX = 256
 """Sets of columns remembered per table; a producer with random keys must not grow memory."""
@@ -30,8 +30,18 @@ Payload: TypeAlias = bytes | tuple[bytes, ...]
 """COPY text (from a `CopyCodec`; in pieces, if it is large) or JSON objects joined by commas (from a `RecordCodec`)."""
 
 
+class Keyed(Struct, frozen=True):
+    """JSON objects joined by commas, and the keys of these rows, by which they may be there already."""
+
+    text: bytes
+    keys: frozenset[tuple[str, ...]]
+
+
 class Encoded(Struct, frozen=True):
     """Rows that are ready to be written: their columns in the table's order, the payload, and how many there are.
+
+    `keys` are the keys that its rows have, as texts, if the codec was told which columns these are. Equal texts are
+    most likely one key, different ones mostly different keys.
 
     A msgspec.Struct is made in a fifth of the time that a frozen dataclass takes, and one is made for each request.
     """
@@ -39,6 +49,13 @@ class Encoded(Struct, frozen=True):
     columns: tuple[str, ...]
     payload: Payload
     rows: int
+    keys: frozenset[tuple[str, ...]] | None = None
+
+    @property
+    def to_write(self) -> Payload | Keyed:
+        """What the writer is given."""
+        keys = self.keys
+        return self.payload if keys is None else Keyed(cast("bytes", self.payload), keys)
 
     @property
     def size(self) -> int:
@@ -66,6 +83,23 @@ def keys_differ() -> Rejected:
     return Rejected(Fault("PGRST102", "All object keys must match"))
 
 
+def columns_of(table: Table, listed: Iterable[str] | None, *, defaults: bool) -> Columns:
+    """What columns the rows of requests have that list these, or none; see `ListedShape` for `defaults`.
+
+    Raises `Rejected` for a listed name that is no column or takes no values.
+    """
+    return Columns(table) if listed is None else ListedColumns(table, listed, defaults=defaults)
+
+
+def _in_order(table: Table, names: Iterable[str]) -> tuple[str, ...]:
+    """These columns in the table's order, each once. Raises `Rejected` for the first by name that is none."""
+    wanted = frozenset(names)
+    unknown = wanted.difference(table.columns)
+    if unknown:
+        raise unknown_column(table.name, min(unknown))
+    return tuple([name for name in table.columns if name in wanted])
+
+
 class Columns:
     """The sets of keys that rows of one table came with, checked once each."""
 
@@ -73,19 +107,40 @@ class Columns:
         self.table = table
         self._shapes: dict[frozenset[str], Shape] = {}
 
+    def shape_of_all(self, rows: Sequence[Mapping[str, Raw]]) -> Shape:
+        """The shape that all of these rows have, one at least. Raises `Rejected` also if their keys differ."""
+        keys = rows[0].keys()
+        for row in rows:
+            if row.keys() != keys:
+                raise keys_differ()
+        return self.shape_of(keys)
+
     def shape_of(self, keys: Iterable[str]) -> Shape:
         """The shape with these keys. Raises `Rejected` for one that is no column or takes no values."""
         key_set = frozenset(keys)
         shape = self._shapes.get(key_set)
         if shape is None:
-            unknown = key_set.difference(self.table.columns)
-            if unknown:
-                raise unknown_column(self.table.name, min(unknown))
-            shape = Shape(self.table, [name for name in self.table.columns if name in key_set])
+            shape = Shape(self.table, _in_order(self.table, key_set))
             if len(self._shapes) >= _SHAPES_MAX:
                 del self._shapes[next(iter(self._shapes))]
             self._shapes[key_set] = shape
         return shape
+
+
+class ListedColumns(Columns):
+    """The columns that requests have listed, which all of their rows have, whatever their keys are."""
+
+    def __init__(self, table: Table, listed: Iterable[str], *, defaults: bool) -> None:
+        super().__init__(table)
+        self._shape = ListedShape(table, _in_order(table, listed), defaults=defaults)
+
+    def shape_of_all(self, rows: Sequence[Mapping[str, Raw]]) -> Shape:  # noqa: ARG002 - it does not depend on them
+        """The one shape."""
+        return self._shape
+
+    def shape_of(self, keys: Iterable[str]) -> Shape:  # noqa: ARG002 - it does not depend on them
+        """The one shape."""
+        return self._shape
 
 
 def result_of(steps: Generator[None, None, _T]) -> _T:

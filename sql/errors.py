@@ -166,6 +166,16 @@ def fault_of(error: asyncpg.PostgresError) -> Fault:
     )
 
 
+def not_singular(count: int) -> Fault:
+    """The dialect's answer to who wants exactly one row, which `count` are not."""
+    return Fault("PGRST116", "Cannot coerce the result to a single JSON object", f"The result contains {count} rows")
+
+
+def is_of_time_zone(error: asyncpg.PostgresError) -> bool:
+    """Whether an error says that there is no such time zone, not in a function but where a transaction sets it."""
+    return error.sqlstate == "22023" and '"TimeZone"' in str(error) and not isinstance(error.context, str)
+
+
 def one_line(error: BaseException) -> str:
     """An exception as one line for people: its text, or its name where it has none."""
     text = " ".join(str(error).split())

@@ -1,12 +1,15 @@
-"""Options: what a request may ask of a write beyond storing its rows. Part of the key of a lane.
+"""Options: what a request may ask of a write beyond storing its rows, and what it is told. Part of the key of a lane.
 
 Must not know how a client says it, nor the SQL that does it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
+
+from msgspec import Struct
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,20 +63,51 @@ class Returning:
     form: Form = Form.JSON
 
 
+class Missing(Enum):
+    """What becomes of a column that a row lacks."""
+
+    NOTHING = auto()  # it cannot happen, or the row is written without that column
+    NULL = auto()
+    DEFAULT = auto()
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """What a write does beyond storing rows.
 
-    `defaults`: a column that a row lacks takes its default, not NULL. `singular`: a request that stores any number of
-    rows but one fails. `rollback`: nothing is kept. `time_zone` is the transaction's, "" for the session's.
+    `singular`: a request that stores any number of rows but one fails. `rollback`: nothing is kept. `time_zone` is the
+    transaction's, "" for the session's.
     """
 
     conflict: Conflict | None = None
     returning: Returning | None = None
-    defaults: bool = False
+    missing: Missing = Missing.NOTHING
     singular: bool = False
     rollback: bool = False
     time_zone: str = ""
 
+    @property
+    def merges(self) -> bool:
+        """Whether rows that are there already are changed."""
+        return self.conflict is not None and self.conflict.merge
+
+    @property
+    def answers(self) -> bool:
+        """Whether more must be known of a write than that it succeeded."""
+        return self.returning is not None or self.singular or self.rollback or self.merges
+
 
 PLAIN = Options()
+
+EVERYTHING = Returning((Item("*"),))
+"""All columns of each stored row, as JSON."""
+
+
+class Written(Struct, frozen=True):
+    """What became of one request's rows: `count` were stored, `inserted` of them new, the others changed rows that were
+    there. `rows` is what is returned of each, empty if that is nothing.
+    """
+
+    rows: Sequence[str]
+    count: int
+    inserted: int

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import Struct
 
 from sql.errors import Fault
+from sql.options import Written
 from sql.salvage import BadRow, Extra, IdempotencyKey, Salvage, Stored
 from sql.statements import literal
 from sql.target import Target
@@ -33,9 +34,11 @@ class _BadRow(Struct, omit_defaults=True):
 
 
 class _Answer(Struct, omit_defaults=True):
-    """What an answer says beside "stored"."""
+    """What an answer says beside "stored". `count` is None if it had not to be told."""
 
-    rows: list[Raw] | None = None
+    rows: list[str] = []
+    count: int | None = None
+    inserted: int = 0
     bad: list[_BadRow] = []
 
 
@@ -51,8 +54,8 @@ def is_repeated(error: BaseException) -> bool:
     )
 
 
-def statements(extras: Iterable[tuple[Target, Extra, Sequence[str] | None]]) -> list[str]:
-    """The INSERTs for these requests: to which target, what they brought, and the rows that are returned to them."""
+def statements(extras: Iterable[tuple[Target, Extra, Written | None]]) -> list[str]:
+    """The INSERTs for these requests: to which target, what they brought, and what they are told."""
     keys: list[tuple[str, str]] = []
     bad: list[str] = []
     for target, extra, result in extras:
@@ -93,20 +96,21 @@ def _stored(answer: str | None) -> Stored:
     if answer is None:
         return Stored(None, (), replayed=True)
     decoded = _decode_answer(answer)
-    rows = None if decoded.rows is None else [bytes(row).decode() for row in decoded.rows]
+    written = None if decoded.count is None else Written(decoded.rows, decoded.count, decoded.inserted)
     bad = [
         BadRow(row.row, b"", Fault(row.code, row.message, row.details, row.hint, row.row, row.column))
         for row in decoded.bad
     ]
-    return Stored(rows, bad, replayed=True)
+    return Stored(written, bad, replayed=True)
 
 
-def _key_values(key: IdempotencyKey, result: Sequence[str] | None, salvage: Salvage | None) -> str:
+def _key_values(key: IdempotencyKey, result: Written | None, salvage: Salvage | None) -> str:
     bad = salvage.bad if salvage is not None else ()
     answer = "null"
     if result is not None or bad:
-        rows = None if result is None else [Raw(row.encode()) for row in result]
-        remembered = _Answer(rows, [_remembered(row) for row in bad])
+        remembered = _Answer(bad=[_remembered(row) for row in bad])
+        if result is not None:
+            remembered.rows, remembered.count, remembered.inserted = list(result.rows), result.count, result.inserted
         answer = literal(msgspec.json.encode(remembered).decode())
     return f"({literal(key.text)},{_bytes(key.fingerprint)},{answer})"
 

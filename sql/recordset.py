@@ -1,13 +1,15 @@
-"""The recordset way: `INSERT … SELECT … FROM json_to_recordset … RETURNING`, for requests that want their rows back.
+"""The recordset way: `INSERT … SELECT … FROM json_to_recordset … RETURNING`, for requests that want to know more.
 
-Owns the transaction around it and how returned rows are told apart. Must not know what errors mean to the requests.
+Owns the transaction around it and whose the returned rows are. Must not know what errors mean to the requests.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from sql.encoded import Keyed
+from sql.options import Written
 from sql.target import Target
 
 if TYPE_CHECKING:
@@ -23,33 +25,48 @@ class RowsFiltered(Exception):
     """
 
 
-async def insert_returning(  # noqa: PLR0913 - what one transaction holds, in its order
+class NotSingular(Exception):
+    """Some requests that may only store one row have stored `counts`, by their places. Nothing was stored."""
+
+    def __init__(self, counts: dict[int, int]) -> None:
+        super().__init__("not exactly one row")
+        self.counts = counts
+
+
+class Given(NamedTuple):
+    """The rows of one request: JSON objects joined by commas, with the keys that they have, and how many they are."""
+
+    payload: bytes | Keyed
+    rows: int
+
+
+async def insert_returning(
     connection: Connection,
     target: Target,
-    payloads: Sequence[bytes],
-    rows: Sequence[int],
+    requests: Sequence[Given],
     *,
     before: str,
-    after: Callable[[list[list[str]]], str],
-) -> list[list[str]]:
-    """Write the JSON objects of several requests and commit; for each of them its stored rows as JSON texts.
+    after: Callable[[Sequence[Written]], str],
+) -> Sequence[Written]:
+    """Write the rows of several requests and commit, unless the target says not to; what became of each request.
 
-    `payloads` are objects joined by commas, `rows` how many each one has. `before` is SQL that runs first in the same
-    transaction; `after` is given the result before the commit, and returns SQL that runs last. Raises `RowsFiltered`
-    and what asyncpg raises; a server error means that nothing was stored.
+    `before` is SQL that runs first in the same transaction; `after` is given the result before the commit, and returns
+    SQL that runs last. Raises `RowsFiltered`, `NotSingular` and what asyncpg raises; a server error means that nothing
+    was stored.
     """
-    parameter = f"[{b','.join(payloads).decode()}]" if target.columns else sum(rows)
+    options = target.options
+    results: list[Written] = []
     try:
         await connection.execute(f"begin;{before}")
-        records = await connection.fetch(target.statement, parameter)
-        if len(rows) == 1:
-            results = [[record[0] for record in records]]
-        elif len(records) != sum(rows):
-            raise RowsFiltered  # noqa: TRY301 - rolled back like any other failure
-        else:
-            ends = iter(records)
-            results = [[next(ends)[0] for _ in range(count)] for count in rows]
+        for wave in _waves(requests):
+            results += await _insert(connection, target, wave)
+        if options.singular:
+            counts = {place: result.count for place, result in enumerate(results) if result.count != 1}
+            if counts:
+                raise NotSingular(counts)  # noqa: TRY301 - rolled back like any other failure
         last = after(results)
+        if options.rollback:
+            last += ";set constraints all immediate"
         if last:
             await connection.execute(last)
     except Exception:
@@ -57,6 +74,51 @@ async def insert_returning(  # noqa: PLR0913 - what one transaction holds, in it
             await connection.execute("rollback")
         raise
     # The commit of a transaction that has failed would roll it back, without raising anything.
-    if await connection.execute("commit") != "COMMIT":
+    end = "rollback" if options.rollback else "commit"
+    if await connection.execute(end) != end.upper():
         raise RuntimeError("the transaction was rolled back by its commit")
     return results
+
+
+def _waves(requests: Sequence[Given]) -> list[list[Given]]:
+    """The requests in order, parted so that none has a key in common with another one in its wave: one statement may
+    change a row only once, but each request may change what the one before it has stored.
+    """
+    waves: list[list[Given]] = [[]]
+    seen: set[object] = set()
+    for request in requests:
+        keys = request.payload.keys if isinstance(request.payload, Keyed) else frozenset()
+        if not seen.isdisjoint(keys):
+            waves.append([])
+            seen.clear()
+        seen |= keys
+        waves[-1].append(request)
+    return waves
+
+
+async def _insert(connection: Connection, target: Target, requests: Sequence[Given]) -> list[Written]:
+    """One statement."""
+    total = sum([request.rows for request in requests])
+    texts = [p.text if isinstance(p := request.payload, Keyed) else p for request in requests]
+    parameter = f"[{b','.join(texts).decode()}]" if target.columns else total
+    records = await connection.fetch(target.statement, parameter)
+    found: list[list[str]] = [[] for _ in requests]
+    changed = [0] * len(requests)
+    if target.is_marked:
+        whose = [place for place, request in enumerate(requests) for _ in range(request.rows)]
+        for text, mark in records:
+            place = whose[abs(mark) - 1]
+            found[place].append(text)
+            changed[place] += mark < 0
+    elif len(requests) == 1:
+        found = [[record[0] for record in records]]
+    elif len(records) != total:
+        raise RowsFiltered
+    else:
+        rest = iter(records)
+        found = [[next(rest)[0] for _ in range(request.rows)] for request in requests]
+    returns = target.options.returning is not None and bool(target.options.returning.items)
+    return [
+        Written(rows if returns else (), len(rows), len(rows) - updated)
+        for rows, updated in zip(found, changed, strict=True)
+    ]

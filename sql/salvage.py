@@ -11,8 +11,10 @@ from typing import cast
 from msgspec import Struct
 
 from sql.codec import CopyCodec
-from sql.encoded import MALFORMED, Encoded, Payload, decode_elements, keys_differ, malformed
+from sql.elements import elements_of
+from sql.encoded import MALFORMED, Encoded, Payload, decode_elements, keys_differ, result_of
 from sql.errors import Fault, Rejected
+from sql.options import Written
 from sql.record_codec import RecordCodec
 
 _PIECE_BYTES = 8 * 1024
@@ -39,11 +41,11 @@ class BadRow(Struct, frozen=True):
 class Stored(Struct, frozen=True):
     """What became of a request that had an `Extra`: its rows are committed, the `bad` ones are in quarantine.
 
-    `result` is the stored rows as JSON texts, if they were asked for. `replayed` says that an earlier request with the
-    same key has written it all, and nothing was written now.
+    `result` is what they were told, if they asked for more than success. `replayed` says that an earlier request with
+    the same key has written it all, and nothing was written now.
     """
 
-    result: Sequence[str] | None
+    result: Written | None
     bad: Sequence[BadRow] = ()
     replayed: bool = False
 
@@ -95,6 +97,10 @@ class Extra:
 
 def rows_of_body(body: bytes, *, lines: bool) -> list[bytes]:
     """The rows of a body, each as it came. Raises `Rejected` if it cannot be divided."""
+    return result_of(_dividing(body, lines=lines))
+
+
+def _dividing(body: bytes, *, lines: bool) -> Generator[None, None, list[bytes]]:
     if lines:
         return [line.strip() for line in body.split(b"\n") if line and not line.isspace()]
     body = body.strip(b" \t\r\n")
@@ -103,7 +109,7 @@ def rows_of_body(body: bytes, *, lines: bool) -> list[bytes]:
     try:
         return [bytes(raw) for raw in decode_elements(body)]
     except MALFORMED:
-        raise malformed() from None
+        return (yield from elements_of(body))
 
 
 def salvaging(
@@ -118,7 +124,7 @@ def salvaging(
     bad: list[BadRow] = []
     columns: tuple[str, ...] | None = None
     size = 0
-    for number, raw in enumerate(rows_of_body(body, lines=lines), 1):
+    for number, raw in enumerate((yield from _dividing(body, lines=lines)), 1):
         try:
             encoded = codec.one(raw)
             if columns is None:

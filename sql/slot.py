@@ -27,13 +27,14 @@ from sql.errors import (
     TableChanged,
     Unavailable,
     fault_of,
+    is_of_time_zone,
     meaning_of,
     one_line,
     unknown_column,
     unknown_table,
 )
 from sql.ledger import Ledger, Past, is_fenced
-from sql.recordset import RowsFiltered
+from sql.recordset import NotSingular, RowsFiltered
 from sql.target import Target
 from sql.transaction import Writer
 from sql.work import Batch, Part, Work, salvage_of
@@ -118,11 +119,15 @@ class Slot:
         """Whether a batch can be one of several statements."""
         return cast("Target", lane).is_shareable
 
+    def is_serial(self, lane: Hashable, /) -> bool:
+        """Whether two batches of the lane at once would be in each other's way."""
+        return cast("Target", lane).is_serial
+
     async def write(self, batches: Sequence[Batch], /) -> Sequence[Sequence[object] | Exception]:
         """Store the batches; for each of them an outcome for each of its requests, or `Unavailable`.
 
-        None is success, a list of JSON texts is success with the stored rows, `Stored` that of a request which brought
-        an `Extra`; an exception is that request's own. `Unavailable`, for a request or in place of the outcomes of a
+        None is success, `Written` is success with what was asked for, `Stored` that of a request which brought an
+        `Extra`; an exception is that request's own. `Unavailable`, for a request or in place of the outcomes of a
         batch, says that nothing of it was stored and that it is worth trying again; raised, that this is so for all.
         Raises `InDoubt` when it does not know: after the next `open`, call it again with the same batches.
         """
@@ -215,8 +220,8 @@ class Slot:
                     await self._reopen(work, part, doubtful=False)
                 logger.exception("the verdict on a failed write failed itself")
                 work.settle_all(part, iter(lambda: SqlError("internal error"), None))
-        elif isinstance(error, RowsFiltered):
-            work.one_by_one(part)
+        elif isinstance(error, (RowsFiltered, NotSingular)):
+            _judge_returned(error, work, part)
         elif isinstance(error, SqlError):
             logger.error("a write failed in a way that was not foreseen", exc_info=error)
             work.settle_all(part, iter(lambda: SqlError("internal error"), None))
@@ -233,6 +238,8 @@ class Slot:
         """What PostgreSQL's refusal means. Nothing of the part was stored, and the connection is usable."""
         if records.is_repeated(error):
             await self._answer_repeated(work, part)
+        elif part.groups[0].target.options.time_zone and is_of_time_zone(error):
+            work.reject(part, fault_of(error))
         elif len(part.groups) > 1 and (meaning is not Meaning.BUSY or _is_of_one(error)):
             work.leave_out(part, self._writer.suspect(error, part))
         elif meaning is Meaning.ROW or (meaning is Meaning.REQUEST and isinstance(error.context, str)):
@@ -261,6 +268,9 @@ class Slot:
     async def _look_again(self, error: asyncpg.PostgresError, work: Work, part: Part) -> None:
         """The table is not as the target says: read the catalog, and judge by that."""
         target = part.groups[0].target
+        if target in work.looked_again and error.sqlstate == "42P10" and not isinstance(error.context, str):
+            work.reject(part, fault_of(error))  # no unique key has the columns that `on_conflict` says
+            return
         if target in work.looked_again:
             # The newest catalog agrees with the target, so the words are those of a trigger or function.
             work.isolate(part, error)
@@ -339,6 +349,14 @@ class Slot:
     def _begin_anew(self) -> None:
         """Go on as another slot."""
         self._ledger = None if self._ledger is None else Ledger()
+
+
+def _judge_returned(error: RowsFiltered | NotSingular, work: Work, part: Part) -> None:
+    """What was written has been rolled back, because of what it returned."""
+    if isinstance(error, NotSingular):
+        work.not_singular(part, error.counts)
+    else:
+        work.one_by_one(part)
 
 
 class _NotSent(Exception):

@@ -16,9 +16,11 @@ import asyncpg
 from sql import records
 from sql.connect import Timeouts, milliseconds
 from sql.copy import copy
-from sql.encoded import Payload
+from sql.encoded import Keyed, Payload
 from sql.ledger import Ledger
-from sql.recordset import RowsFiltered, insert_returning
+from sql.options import Written
+from sql.recordset import Given, RowsFiltered, insert_returning
+from sql.statements import literal
 from sql.target import Way
 from sql.work import Part, Rows, Work
 
@@ -43,11 +45,13 @@ class Writer:
         """Write a part in one transaction; what is returned to each of its requests. Raises what asyncpg raises."""
         self.returned = None
         before = self._settings(work, part)
+        if part.groups[0].target.options.rollback:
+            ledger = None  # nothing will be stored that one must know of
         if ledger is not None:
             before.append(ledger.advance)
+        target = part.groups[0].target
         self._lengths = [sum(len(statement) + 1 for statement in before)]
-        way = part.groups[0].target.way
-        if way is Way.RECORDSET_RETURNING:
+        if target.way is Way.RECORDSET_RETURNING:
             self._lengths = [0]  # its statement is sent alone
             results: Sequence[Sequence[object]] = await self._write_returning(
                 connection, work, part, ";".join(before), keeps=ledger is not None
@@ -56,7 +60,7 @@ class Writer:
             if ledger is not None:
                 before += records.statements((group.target, extra, None) for group, _, _, extra in work.extras(part))
                 self._lengths = [sum(len(statement) + 1 for statement in before)]
-            if len(part.groups) == 1 and way is Way.COPY:
+            if len(part.groups) == 1 and target.way is Way.COPY:
                 await self._copy(connection, work, part, "".join([f"{statement};" for statement in before]))
             else:
                 await self._write_together(connection, work, part, before)
@@ -87,20 +91,20 @@ class Writer:
     ) -> Sequence[Sequence[object]]:
         (group,) = part.groups
         requests = work.requests(group)
-        if group.target.table.filtering_triggers and len(requests) > 1:
+        target = group.target
+        if target.table.filtering_triggers and not target.is_marked and len(requests) > 1:
             raise RowsFiltered
         async with asyncio.timeout(self._timeouts.answer_seconds):
             results = await insert_returning(
                 connection,
-                group.target,
-                cast("list[bytes]", _payloads(requests)),
-                [request.rows for request in requests],
+                target,
+                [Given(cast("bytes | Keyed", request.payload), request.rows) for request in requests],
                 before=before,
                 after=lambda results: self._after(work, part, results) if keeps else self._remember(results),
             )
         return [results]
 
-    def _after(self, work: Work, part: Part, results: list[list[str]]) -> str:
+    def _after(self, work: Work, part: Part, results: Sequence[Written]) -> str:
         """What is written after rows that are returned: the keys, of which those are the answer."""
         self._remember(results)
         extras = ((group.target, extra, results[number]) for group, number, _, extra in work.extras(part))
@@ -110,6 +114,9 @@ class Writer:
         """How long this part may take, where that is less than usual."""
         timeouts = self._timeouts
         found = []
+        time_zone = part.groups[0].target.options.time_zone
+        if time_zone:
+            found.append(f"set local time zone {literal(time_zone)}")
         lock_seconds = timeouts.lock_seconds
         if part.shared:
             found.append(f"set local statement_timeout = '{milliseconds(timeouts.shared_statement_seconds)}'")
@@ -123,7 +130,7 @@ class Writer:
             found.append(f"set local lock_timeout = '{milliseconds(lock_seconds)}'")
         return found
 
-    def _remember(self, results: list[list[str]]) -> str:
+    def _remember(self, results: Sequence[Written]) -> str:
         self.returned = [results]
         return ""
 

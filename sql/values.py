@@ -33,30 +33,38 @@ def escape(text: str) -> str:
     if text.isprintable() and "\\" not in text:  # one pass in C for nearly every value
         return text
     if "\0" in text:
-        raise _nul()
+        raise nul()
     return text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
 
 
-def _nul() -> Rejected:
-    # COPY would say 22021; json_to_record, whose rules these are, says this.
+def nul() -> Rejected:
+    """The refusal of U+0000. COPY would say 22021; json_to_record, whose rules these are, says this."""
     return Rejected(Fault("22P05", "unsupported Unicode escape sequence", "\\u0000 cannot be converted to text."))
 
 
-def _source(raw: Raw) -> str:
+def source_of(raw: Raw) -> str:
     """The JSON itself. Raises `Rejected` for U+0000 anywhere in it: json_to_record does, though json could store it."""
     source = str(raw, "utf-8")
     # Two backslashes mean one, and the text `u0000` behind it is no escape. Ten times as fast as a regular expression.
     if "\\u0000" in source and "\\u0000" in source.replace("\\\\", ""):
-        raise _nul()
+        raise nul()
     return source
 
 
 def text_field(raw: Raw) -> str:
     """Any JSON value → a field for a type that reads text: strings are unquoted, everything else is its source."""
-    source = _source(raw)
+    source = source_of(raw)
     if source[0] == '"':
         return escape(_decode_string(raw))
     return NULL if source == "null" else escape(source)
+
+
+def plain_text(raw: Raw) -> str | None:
+    """What a type that reads text is given for a JSON value, not escaped for COPY; None for `null`."""
+    source = str(raw, "utf-8")
+    if source[0] == '"':
+        return _decode_string(raw) if "\\" in source else source[1:-1]
+    return None if source == "null" else source
 
 
 def json_field(raw: Raw) -> str:
@@ -67,7 +75,7 @@ def json_field(raw: Raw) -> str:
 
 def _json(raw: Raw) -> str:
     """The JSON for a json type. A string gets the fewest escapes possible; inside objects and arrays they stay."""
-    source = _source(raw)
+    source = source_of(raw)
     if source[0] == '"' and "\\" in source:
         return _encode_string(_decode_string(raw)).decode()
     return source
@@ -83,7 +91,7 @@ def array_field(column: Column) -> Callable[[Raw], str]:
     is_plain = not column.json_elements and column.delimiter == ","
 
     def field(raw: Raw) -> str:
-        source = _source(raw)
+        source = source_of(raw)
         if source[0] == '"' or source == "null":
             return text_field(raw)
         dimensions = source.count("[", 0, len(source) - len(source.lstrip("[ \t\r\n")))

@@ -6,14 +6,15 @@ Owns the isolation of bad rows, so that one request's rows never fail another's,
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol, cast
 
 import asyncpg
 from msgspec import Struct
 
 from sql.encoded import Payload
-from sql.errors import Fault, Rejected, Unavailable, fault_of, line_of
+from sql.errors import Fault, Rejected, Unavailable, fault_of, line_of, not_singular
+from sql.options import Written
 from sql.salvage import BadRow, Extra, Salvage, Stored, without
 from sql.target import Target, Way, nothing_target
 
@@ -196,7 +197,7 @@ class Work:
             self._outcomes[group.batch].update(zip(group.places, outcomes, strict=True))
         for group, number, _, extra in self.extras(part):
             place = group.places[number]
-            result = cast("Sequence[str] | None", self._outcomes[group.batch][place])
+            result = cast("Written | None", self._outcomes[group.batch][place])
             bad = extra.salvage.bad if extra.salvage is not None else ()
             self._outcomes[group.batch][place] = Stored(result, bad)
 
@@ -213,6 +214,13 @@ class Work:
                     self._quarantine(part, group, number, dict.fromkeys(range(request.rows), fault))
                 else:
                     self.settle(group, group.places[number], Rejected(fault))
+
+    def not_singular(self, part: Part, counts: Mapping[int, int]) -> None:
+        """Some requests of a part, by their places in it, would have stored another number of rows than one."""
+        group = part.groups[0]
+        for place, count in counts.items():
+            self.settle(group, group.places[place], Rejected(not_singular(count)))
+        self.without(part, {(group.batch, group.places[place]) for place in counts})
 
     # ---------------------------------------------------------------- dividing
 

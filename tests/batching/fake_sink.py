@@ -45,6 +45,9 @@ class FakeSink:
     def may_share(self, _lane: Hashable, /) -> bool:
         return self.shares
 
+    def is_serial(self, _lane: Hashable, /) -> bool:
+        return False
+
     async def write(self, batches: Sequence[Batch], /) -> Results:
         """All or nothing, as in one transaction, but for lanes in `busy` and what is in doubt or trouble."""
         assert self.is_open, "opened before it is used, and again after a failure"

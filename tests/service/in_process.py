@@ -29,7 +29,7 @@ from service.postings import Postings
 from service.protocol import Protocol
 from service.settings import Settings
 from service.wire import Wire
-from sql import Catalog, CatalogWatch, Extra, Stored
+from sql import Catalog, CatalogWatch, Extra, Stored, Written
 from tests.harness import Reply, replies_in
 from tests.sql.tables import column, table
 
@@ -73,6 +73,10 @@ class Sink:
         """It makes no difference here."""
         return True
 
+    def is_serial(self, _lane: Hashable, /) -> bool:
+        """It stores one batch at a time anyway."""
+        return False
+
     async def write(self, batches: Sequence[Batch], /) -> Sequence[Sequence[Outcome]]:
         await self.gate.wait()
         return [self._store(batch) for batch in batches]
@@ -88,9 +92,10 @@ class Sink:
 
 
 def _outcome(text: str, extra: Extra | None) -> Outcome:
+    written = Written([text], 1, 1)
     if extra is None:
-        return [text]
-    return Stored([text], () if extra.salvage is None else extra.salvage.bad)
+        return written
+    return Stored(written, () if extra.salvage is None else extra.salvage.bad)
 
 
 def _text_of(payload: object) -> str:

@@ -165,7 +165,7 @@ async def test_what_looks_odd_but_is_right(lane: str) -> None:
         _with(b"X:\r\nY: \t\r\nContent-Length: 9"),
         _with("X: täb\tand ümlaut\r\nContent-Length: 9".encode()),
         post(_BODY, host=b"Host:"),
-        post(_BODY, line=b"POST http://h:8000/rest/v1/t?x=y HTTP/1.1"),
+        post(_BODY, line=b"POST http://h:8000/rest/v1/t?x=eq.y HTTP/1.1"),
         post(_BODY, line=b"POST /rest/v1/%74 HTTP/1.1"),
         b"\r\n\r\n" + ROW,
     ]

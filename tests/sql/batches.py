@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sql import Extra, Target, Way
+from sql import EVERYTHING, Extra, Options, Target, Way
 from sql.catalog import load
 from tests.harness import Connection
 
@@ -33,7 +33,12 @@ class Batch:
 async def target_of(db: Connection, way: Way = Way.COPY, table: str = "t") -> Target:
     """Column n of the table."""
     catalog = await load(db, ["public"])
-    return Target(catalog.tables["public", table], ("n",), way, catalog.copy_default)
+    return Target(catalog.tables["public", table], ("n",), way, catalog.copy_default, options_of(way))
+
+
+def options_of(way: Way) -> Options:
+    """What must be asked of a write so that it goes that way."""
+    return Options(returning=EVERYTHING) if way is Way.RECORDSET_RETURNING else Options()
 
 
 def requests(way: Way, *numbers: int) -> list[Request]:

@@ -37,14 +37,22 @@ MIXED = table(*[column(kind.name.lower(), kind) for kind in TYPES])
 """A table with a column of each kind, named like it."""
 
 
-def copy_codec(of: Table, server_version: int = 180000) -> CopyCodec:
-    """A codec as a service makes it for this table."""
-    return CopyCodec(of, copy_default=server_version >= COPY_DEFAULT_VERSION, bytes_max=10**9)
+def copy_codec(
+    of: Table, server_version: int = 180000, *, columns: tuple[str, ...] | None = None, defaults: bool = False
+) -> CopyCodec:
+    """A codec as a service makes it for this table; for requests that list these columns, if there are any."""
+    return CopyCodec(
+        of,
+        copy_default=server_version >= COPY_DEFAULT_VERSION,
+        bytes_max=10**9,
+        columns=columns,
+        defaults=defaults,
+    )
 
 
-def record_codec(of: Table) -> RecordCodec:
+def record_codec(of: Table, *, columns: tuple[str, ...] | None = None, key: tuple[str, ...] = ()) -> RecordCodec:
     """The other codec of this table."""
-    return RecordCodec(of)
+    return RecordCodec(of, columns=columns, key=key)
 
 
 def unescaped(field: str) -> str | None:

@@ -17,6 +17,7 @@ from sql import (
     Timeouts,
     Unavailable,
     Way,
+    Written,
 )
 from sql.catalog import load
 from sql.ledger import Ledger, Past
@@ -87,7 +88,7 @@ async def test_what_was_cut_off_is_stored_once(
     stored = await rows_of(db, "select n, id from t order by n")
     assert [n for n, _ in stored] == [1, 2, 3]
     if way is Way.RECORDSET_RETURNING:
-        assert outcomes == [[f'{{"n":{n},"id":{number}}}'] for n, number in stored]
+        assert outcomes == [Written([f'{{"n":{n},"id":{number}}}'], 1, 1) for n, number in stored]
     else:
         assert outcomes == [None, None, None]
     assert resolved == ["stored" if cut is cut_after else "not_stored"]
