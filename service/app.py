@@ -6,8 +6,10 @@ Owns routes and the framework's errors. What becomes of a request to store rows 
 from __future__ import annotations
 
 import asyncio
+import urllib.parse
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import anyio
 import msgspec
@@ -15,14 +17,18 @@ from fastapi import FastAPI
 from fastapi import Request as HttpRequest
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.types import Message
+from starlette.routing import Match
+from starlette.types import Message, Scope
 
 from service import metrics
+from service.cors import Cors, cross_origin, has_origin
 from service.ingest import marks_of, request_of
 from service.lifespan import STATE, Service, running
-from service.problems import INTERNAL_ERROR, JSON, Answer, Problem, refusal
+from service.paths import TablePaths
+from service.problems import INTERNAL_ERROR, JSON, Answer, Problem, bad_header, method_unsupported, path_unknown
 from service.settings import Settings
 from sql import Fault
 
@@ -40,12 +46,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_exception_handler(HTTPException, _http_problem)
     app.add_exception_handler(RequestValidationError, _http_problem)
     app.add_exception_handler(Exception, _http_problem)
+    app.add_middleware(Cors, private=frozenset({livez, readyz, metrics_text}))
     app.add_api_route("/livez", livez, methods=["GET"], summary="Whether the process serves at all")
     app.add_api_route("/readyz", readyz, methods=["GET"], summary="Whether rows can be written now, and if not, why")
     app.add_api_route("/metrics", metrics_text, methods=["GET"], summary="Numbers for Prometheus")
-    app.add_api_route(
-        f"{settings.prefix}/{{table}}",
+    app.router.add_api_route(
+        f"{settings.prefix}{_TABLE}",
         post_rows,
+        route_class_override=_TableRoute,
         methods=["POST"],
         status_code=201,
         summary="Store rows; answered after the commit that holds them",
@@ -63,6 +71,34 @@ def __getattr__(name: str) -> object:
 
 
 # -------------------------------------------------------------------- routes
+
+_TABLE = "/{table}"
+
+
+class _TableRoute(APIRoute):
+    """Goes by the path as it came; others go by what the server has decoded, where a slash may be part of a name."""
+
+    def __init__(self, path: str, *args: Any, **options: Any) -> None:
+        super().__init__(path, *args, **options)
+        self._paths = TablePaths(path.removesuffix(_TABLE))
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Whether the request is for a table, and if so, with this method."""
+        table = self._paths.table(_raw_path(scope)) if scope["type"] == "http" else None
+        if table is None:
+            return Match.NONE, {}
+        match = Match.FULL if scope["method"] in (self.methods or ()) else Match.PARTIAL
+        return match, {"endpoint": self.endpoint, "path_params": {"table": table}, "route": self}
+
+
+def _raw_path(scope: Scope) -> bytes:
+    """The path as it came, without that of the app. A server that does not tell it has decoded it for good."""
+    raw: bytes = scope.get("raw_path") or urllib.parse.quote(scope["path"]).encode()
+    root = scope.get("root_path", "")
+    for before in (root.encode(), urllib.parse.quote(root).encode()):
+        if raw.startswith(before + b"/"):
+            return raw[len(before) :]
+    return raw
 
 
 async def livez() -> Response:
@@ -156,20 +192,36 @@ def _response(answer: Answer) -> Response:
 
 async def _http_problem(http: HttpRequest, error: Exception) -> Response:
     """The framework's own errors, in our form."""
-    problem = _http_exception_problem(http, error) if isinstance(error, HTTPException) else INTERNAL_ERROR
-    return _response(problem.answer)
+    answer = _problem_of(http, error).answer
+    return _response(cross_origin(answer) if has_origin(http.headers.raw) else answer)
 
 
-def _http_exception_problem(http: HttpRequest, error: HTTPException) -> Problem:
-    headers = tuple((name.lower(), value) for name, value in (error.headers or {}).items())
-    match error.status_code:
-        case 404:
-            return refusal(404, "PGRST125", "Invalid path specified in request URL")
-        case 405:
-            fault = Fault("PGRST117", f"Unsupported HTTP method: {http.method}")
-            return Problem(405, fault, headers=headers)
-        case status:
+def _problem_of(http: HttpRequest, error: Exception) -> Problem:
+    match error:
+        case RequestValidationError():
+            return bad_header("; ".join([f"{_place(found['loc'])}: {found['msg']}" for found in error.errors()]))
+        case HTTPException(status_code=404):
+            return path_unknown()
+        case HTTPException(status_code=405):
+            return method_unsupported(http.method, _allowed(http))
+        case HTTPException(status_code=status):
+            headers = tuple((name.lower(), value) for name, value in (error.headers or {}).items())
             return Problem(status, Fault(f"HR{status}", str(error.detail)), headers=headers)
+        case _:
+            return INTERNAL_ERROR
+
+
+def _place(names: tuple[object, ...]) -> str:
+    return ".".join([str(name) for name in names])
+
+
+def _allowed(http: HttpRequest) -> set[str]:
+    """The methods that a path takes, of all routes: a table may be called like something else that we serve."""
+    found: set[str] = set()
+    for route in http.app.routes:
+        if route.matches(http.scope)[0] is not Match.NONE:
+            found |= getattr(route, "methods", None) or set()
+    return found
 
 
 _ROW_EXAMPLE = {"device_id": "pump-7", "ts": "2026-11-21T10:00:00Z", "temperature": 21.5}

@@ -15,6 +15,7 @@ import httptools
 
 from service.connections import ConnectionLimits
 from service.ingest import NO_MARKS, Ingest, Marks, Request, marks_of, request_of
+from service.paths import TablePaths
 from service.plan import Plan
 from service.problems import MALFORMED_HTTP, Refused, head_too_large, url_too_long
 
@@ -29,7 +30,7 @@ _find_stranger = re.compile(rb"[^A-Za-z0-9\-._~%!$&'()*+,;=:\[\]]").search
 class Head:
     """What a head says. `request` is None if it is not for the fast lane; `body_size` is None for a chunked body.
 
-    `path` is decoded.
+    `path` is decoded, for the log.
     """
 
     __slots__ = ("body_size", "expects", "keep_alive", "marks", "method", "path", "query", "request", "version")
@@ -100,7 +101,7 @@ class Heads:
     _REMEMBERED_BYTES_MAX = 2048
 
     def __init__(self, prefix: str, limits: ConnectionLimits) -> None:
-        self._prefix = f"{prefix}/"
+        self._paths = TablePaths(prefix)
         self._limits = limits
         self.known: dict[bytes, Known] = {}
 
@@ -142,9 +143,8 @@ class Heads:
             raise Refused(MALFORMED_HTTP) from None
         head = Head(method.decode("ascii"), path, parsed.query or b"", version, headers)
         head.keep_alive = keep_alive and version == "1.1"
-        if method == b"POST" and path.startswith(self._prefix):
-            table = path[len(self._prefix) :]
-            if table and "/" not in table:
-                head.request = request_of(table, head.query, headers)
-                head.marks = marks_of(headers)
+        table = self._paths.table(parsed.path) if method == b"POST" else None
+        if table is not None:
+            head.request = request_of(table, head.query, headers)
+            head.marks = marks_of(headers)
         return head

@@ -13,10 +13,11 @@ import msgspec
 
 from service import prefer
 from service.accept import parse as parse_accept
-from service.plan import Asked, Plan, Route, listed
+from service.cors import CORS_HEADERS
+from service.plan import Asked, Plan, Route
 from service.problems import Problem, Refused, refusal
 from service.query import parse as parse_query
-from sql import Catalog, CatalogMissing, Fault, unknown_table
+from sql import Catalog, CatalogMissing, Fault, in_order, unknown_table
 
 _JSON_TYPES = frozenset({"", "application/json", "*/*"})
 _LINES_TYPES = frozenset({"application/x-ndjson", "application/ndjson", "application/jsonl"})
@@ -164,7 +165,7 @@ class Ingest:
         preferences = prefer.parse(request.prefer) if request.prefer else prefer.NONE
         if preferences.quarantine and not self.quarantines:
             preferences = replace(preferences, quarantine=False)
-        columns = listed(route.table, query.columns)
+        columns = None if query.columns is None else in_order(route.table, query.columns)
         if preferences.strict and preferences.unknown:
             details = f"Invalid preferences: {', '.join(preferences.unknown)}"
             raise Refused(Problem(400, Fault("PGRST122", "Invalid preferences given with handling=strict", details)))
@@ -179,6 +180,6 @@ class Ingest:
             seconds=self.seconds_max,
             tx_override=self._tx_override,
             profile=profile,
-            headers=(),
+            headers=CORS_HEADERS if request.cross_origin else (),
         )
         return Plan(route, asked, self.version)

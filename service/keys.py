@@ -11,7 +11,7 @@ from hashlib import blake2b
 import msgspec
 
 from service.ingest import Request
-from service.problems import KEY_UNDER_WAY, Refused, bad_header, key_reused, refusal
+from service.problems import Refused, bad_header, key_reused, key_under_way
 from sql import IdempotencyKey
 
 _CHARACTERS_MAX = 255
@@ -34,6 +34,8 @@ class Fingerprint:
 
     def __init__(self, request: Request) -> None:
         # MessagePack says where each field ends, so that no request can pretend to be another.
+        # That a web page sends it makes no other request of it.
+        request = msgspec.structs.replace(request, cross_origin=False)
         self._hash = blake2b(msgspec.msgpack.encode(request), digest_size=_FINGERPRINT_BYTES)
         self.update = self._hash.update
 
@@ -54,7 +56,7 @@ class Keys:
         if fingerprint is None:
             self._under_way[key.text] = key.fingerprint
         elif fingerprint == key.fingerprint:
-            raise Refused(refusal(409, KEY_UNDER_WAY, "A request with this Idempotency-Key is still under way"))
+            raise Refused(key_under_way())
         else:
             raise Refused(key_reused())
 

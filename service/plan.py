@@ -40,7 +40,6 @@ from sql import (
     lines_in_pieces,
     not_singular,
     salvaging,
-    unknown_column,
     way_of,
 )
 
@@ -288,17 +287,6 @@ def _form(accepted: Accepted) -> Form:
     if accepted.shape is Shape.CSV:
         return Form.CSV
     return Form.JSON_STRIPPED if accepted.stripped else Form.JSON
-
-
-def listed(table: Table, columns: tuple[str, ...] | None) -> tuple[str, ...] | None:
-    """The columns that a request lists, each once and in the table's order. Raises `Rejected` for what is none."""
-    if columns is None:
-        return None
-    unknown = set(columns).difference(table.columns)
-    if unknown:
-        raise unknown_column(table.name, min(unknown))
-    wanted = set(columns)
-    return tuple(name for name in table.columns if name in wanted)
 
 
 def is_miss(error: Exception) -> bool:

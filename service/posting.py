@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeAlias, cast
 
 from batching import NotQueued, Outcome, Submission
 from service.body import KEPT_BYTES_MAX, LARGE_BYTES, Arrival, held_for
+from service.cors import cross_origin
 from service.ingest import Request
 from service.plan import Plan, is_miss
 from service.problems import (
@@ -184,7 +185,7 @@ class Posting(Submission):
             if not is_expected(error):
                 logger.error("a request failed in a way that was not foreseen", exc_info=error)
             self._end(problem.outcome)
-            answer = problem.answer
+            answer = cross_origin(problem.answer) if self._request.cross_origin else problem.answer
         if arrival is None or arrival.complete:
             self._answer(answer)
         elif at_once or not arrival.is_soon_over:

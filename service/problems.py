@@ -6,6 +6,8 @@ Owns which status and headers an error gets. The body is always `{"code", "messa
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import msgspec
@@ -19,10 +21,11 @@ JSON = "application/json; charset=utf-8"
 # SQLSTATE or its class → status, most specific first; whatever is not here is 400. As PostgREST has it:
 # https://docs.postgrest.org/en/stable/references/errors.html
 _STATUSES: dict[str, int] = {
+    "21000": 500,
     "23503": 409,
     "23505": 409,
     "25006": 405,
-    "42501": 403,
+    "42501": 401,  # everybody is anonymous: with a proof of who he is, it might be another matter
     "42883": 404,
     "42P01": 404,
     "42P17": 500,
@@ -33,7 +36,6 @@ _STATUSES: dict[str, int] = {
     "09": 500,
     "0L": 403,
     "0P": 403,
-    "21": 500,
     "25": 500,
     "28": 403,
     "2D": 500,
@@ -53,6 +55,8 @@ _STATUSES: dict[str, int] = {
     "PGRST000": 503,
     "PGRST002": 503,
     "PGRST106": 406,
+    "PGRST107": 406,
+    "PGRST116": 406,
     "PGRST117": 405,
     "PGRST125": 404,
     "PGRST205": 404,
@@ -71,6 +75,7 @@ NOT_IN_TIME = "HR503"
 TABLE_CHANGED = "HR504"
 STOPPING = "HR505"
 UNKNOWN = "HR506"
+CROWDED = "HR507"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -106,12 +111,15 @@ class Problem:
 
     @property
     def answer(self) -> Answer:
-        """The problem as it goes to the client."""
+        """The problem as it goes to the client.
+
+        `Proxy-Status` names PostgREST, since its clients look for the code there when they cannot read the body.
+        """
         fault = self.fault
         body = msgspec.json.encode(
             {"code": fault.code, "message": fault.message, "details": fault.details, "hint": fault.hint}
         )
-        headers = [("content-type", JSON), ("proxy-status", f"headrace; error={fault.code}"), *self.headers]
+        headers = [("content-type", JSON), ("proxy-status", f"PostgREST; error={fault.code}"), *self.headers]
         if self.retry_seconds is not None:
             headers.append(("retry-after", str(max(1, math.ceil(self.retry_seconds)))))
         if fault.row is not None:
@@ -164,6 +172,11 @@ def bad_header(message: str) -> Problem:
     return refusal(400, NOT_HTTP, message)
 
 
+def key_under_way() -> Problem:
+    """An idempotency key whose request has no outcome yet."""
+    return Problem(409, Fault(KEY_UNDER_WAY, "A request with this Idempotency-Key is still under way"), 1)
+
+
 def key_reused() -> Problem:
     """An idempotency key that stands for another request."""
     return refusal(422, KEY_REUSED, "This Idempotency-Key was used before, for another request")
@@ -173,6 +186,22 @@ def keys_not_kept() -> Problem:
     """An idempotency key for a service without tables of its own."""
     message = "Idempotency-Key is not supported: this service stores rows at least once (HEADRACE_AT_LEAST_ONCE)"
     return refusal(501, NO_KEYS, message, hint="Send the request without it, and expect that rows may be stored twice.")
+
+
+def path_unknown() -> Problem:
+    """A path at which there is nothing."""
+    return refusal(404, "PGRST125", "Invalid path specified in request URL")
+
+
+def method_unsupported(method: str, allowed: Iterable[str]) -> Problem:
+    """A path that takes other methods."""
+    fault = Fault("PGRST117", f"Unsupported HTTP method: {method}")
+    return Problem(405, fault, headers=(("allow", ", ".join(sorted(allowed))),))
+
+
+def crowded() -> Problem:
+    """More connections at once than the server was told to serve."""
+    return Problem(503, Fault(CROWDED, "Too many connections at once; nothing was stored"), 1)
 
 
 MALFORMED_HTTP = refusal(400, NOT_HTTP, "Invalid HTTP request received")
@@ -188,8 +217,8 @@ def problem_of(error: BaseException) -> Problem:  # noqa: C901, PLR0911, PLR0912
         case Refused(problem=problem):
             return problem
         case Rejected(fault=fault):
-            status = _status(fault.code)
-            return Problem(status, fault, 1 if status == 503 else None)
+            status = _status(fault.code, fault.message)
+            return Problem(status, fault, 1 if status == 503 else None, _CHALLENGE if status == 401 else ())
         case QueueFull(retry_seconds=seconds):
             return Problem(429, Fault(QUEUE_FULL, "Too many rows are waiting to be written"), seconds)
         case TooLarge(bytes_max=limit):
@@ -227,7 +256,17 @@ def is_expected(error: BaseException) -> bool:
     return problem_of(error) is not INTERNAL_ERROR
 
 
-def _status(code: str) -> int:
-    if code.startswith("PT") and code[2:].isdigit() and len(code) == 5 and 400 <= int(code[2:]) <= 599:
-        return int(code[2:])  # a trigger may choose the status: raise sqlstate 'PT402'
+_CHALLENGE = (("www-authenticate", "Bearer"),)
+"""What a 401 must say (RFC 9110 section 15.5.2)."""
+
+
+def _status(code: str, message: str = "") -> int:
+    """The status for a SQLSTATE or a code of the dialect. Of a few, the message tells who is to blame."""
+    if code.startswith("PT"):
+        # A trigger may choose the status: raise sqlstate 'PT402'. Below 400 it would say that the row is stored.
+        return int(code[2:]) if re.fullmatch("PT[45][0-9][0-9]", code) else 500
+    if code == "21000" and message.endswith("requires a WHERE clause"):
+        return 400  # the words of pg-safeupdate
+    if code == "22023" and message.startswith("role ") and message.endswith(" does not exist"):
+        return 401
     return _STATUSES.get(code) or _STATUSES.get(code[:2]) or 400

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import select
+from dataclasses import replace
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,11 +16,12 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.utils import get_client_addr, get_path_with_query_string
 
 from service.body import SWALLOWED_BYTES_MAX
+from service.cors import cross_origin, has_origin
 from service.framing import BLANK_LINE, PIECE_BYTES_MAX, Framing
 from service.heads import Known
 from service.lifespan import STATE, Service
 from service.posting import Posting
-from service.problems import Answer, Problem, Refused, head_late
+from service.problems import Answer, Problem, Refused, crowded, head_late
 from service.wire import CONTINUE
 
 if TYPE_CHECKING:
@@ -263,7 +265,12 @@ class Protocol(HttpToolsProtocol):
         """The head is complete."""
         self._head = head
         self._move_to(_BODY)
-        self._handed_over = head.request is None or not self._is_fast or self._is_crowded()
+        if self._is_crowded():
+            # Uvicorn would refuse it in plain text.
+            self.logger.warning("too many connections or requests at once: refused one from %s", self.client)
+            self.respond(replace(self._seen_by_pages(crowded().answer), close=True))
+            return
+        self._handed_over = head.request is None or not self._is_fast
         self._framing.splits = self._handed_over  # a posting reads a large body in turns by itself
         if self._handed_over:
             self._hand_over(head)
@@ -309,7 +316,7 @@ class Protocol(HttpToolsProtocol):
     # ---------------------------------------------------------------- uvicorn's requests
 
     def _is_crowded(self) -> bool:
-        """Whether uvicorn is to refuse the request, by its own limit on connections and tasks."""
+        """Whether to refuse the request, by uvicorn's limit on connections and tasks."""
         limit = self.limit_concurrency
         return limit is not None and (len(self.connections) >= limit or len(self.tasks) >= limit)
 
@@ -389,9 +396,14 @@ class Protocol(HttpToolsProtocol):
         """Refuse a request that cannot be believed, or that nobody knows the end of."""
         self.logger.info("refused a request from %s: %s", self.client, problem.fault.message)
         if not self._answered_early:
-            answer = problem.answer
+            answer = self._seen_by_pages(problem.answer)
             self.transport.write(self._wire.bytes_of(answer, self.server_state.default_headers, True))
         self._close(linger=True)
+
+    def _seen_by_pages(self, answer: Answer) -> Answer:
+        """The answer to the request that is being read, for a web page if that has said so by now."""
+        is_here = self._framing.has_begun and has_origin(self._framing.headers)
+        return cross_origin(answer) if is_here else answer
 
     def _end(self) -> None:
         """The last answer is given. It shall be read by who still sends, and who did not ask for it to be the last."""

@@ -4,7 +4,7 @@ from sql import quarantine
 from sql.catalog import Catalog, Column, Kind, Table, quote_identifier
 from sql.codec import CopyCodec, LineReader
 from sql.connect import Timeouts, is_abandoned
-from sql.encoded import Encoded, Payload, is_array
+from sql.encoded import Encoded, Payload, in_order, is_array
 from sql.errors import (
     CatalogMissing,
     Fault,
@@ -18,7 +18,6 @@ from sql.errors import (
     Unavailable,
     not_singular,
     one_line,
-    unknown_column,
     unknown_table,
 )
 from sql.housekeeping import keep_clean
@@ -74,6 +73,7 @@ __all__ = [
     "Unavailable",
     "Way",
     "Written",
+    "in_order",
     "is_abandoned",
     "is_array",
     "keep_clean",
@@ -85,7 +85,6 @@ __all__ = [
     "quote_identifier",
     "rows_of_body",
     "salvaging",
-    "unknown_column",
     "unknown_table",
     "way_of",
 ]

@@ -91,7 +91,7 @@ def columns_of(table: Table, listed: Iterable[str] | None, *, defaults: bool) ->
     return Columns(table) if listed is None else ListedColumns(table, listed, defaults=defaults)
 
 
-def _in_order(table: Table, names: Iterable[str]) -> tuple[str, ...]:
+def in_order(table: Table, names: Iterable[str]) -> tuple[str, ...]:
     """These columns in the table's order, each once. Raises `Rejected` for the first by name that is none."""
     wanted = frozenset(names)
     unknown = wanted.difference(table.columns)
@@ -120,7 +120,7 @@ class Columns:
         key_set = frozenset(keys)
         shape = self._shapes.get(key_set)
         if shape is None:
-            shape = Shape(self.table, _in_order(self.table, key_set))
+            shape = Shape(self.table, in_order(self.table, key_set))
             if len(self._shapes) >= _SHAPES_MAX:
                 del self._shapes[next(iter(self._shapes))]
             self._shapes[key_set] = shape
@@ -132,7 +132,7 @@ class ListedColumns(Columns):
 
     def __init__(self, table: Table, listed: Iterable[str], *, defaults: bool) -> None:
         super().__init__(table)
-        self._shape = ListedShape(table, _in_order(table, listed), defaults=defaults)
+        self._shape = ListedShape(table, in_order(table, listed), defaults=defaults)
 
     def shape_of_all(self, rows: Sequence[Mapping[str, Raw]]) -> Shape:  # noqa: ARG002 - it does not depend on them
         """The one shape."""

@@ -126,6 +126,11 @@ _MEANINGS: dict[str, Meaning] = {
 }
 
 
+_RAISE = "exec_stmt_raise"
+"""The function in PostgreSQL's source that carries out RAISE in PL/pgSQL (src/pl/plpgsql/src/pl_exec.c). An error that
+is passed on, by RAISE alone, keeps the function that it comes from."""
+
+
 def unknown_table(schema: str, name: str) -> Rejected:
     """The dialect's answer to a name that is no table."""
     return Rejected(Fault("PGRST205", f"Could not find the table '{schema}.{name}' in the schema cache"))
@@ -140,11 +145,13 @@ def unknown_column(table: str, name: str) -> Rejected:
 def meaning_of(error: BaseException) -> Meaning:
     """What an exception raised by asyncpg (or by the socket below it) calls for."""
     if isinstance(error, asyncpg.PostgresError):
+        if error.server_source_function == _RAISE:
+            return Meaning.ROW  # the word of a trigger or a function, which may raise any SQLSTATE
         state = error.sqlstate or ""
-        # Whatever is in no table is the word of a trigger or a function, which may raise any SQLSTATE.
+        # Whatever is in no table is the same in another language than PL/pgSQL.
         found = _MEANINGS.get(state) or _MEANINGS.get(state[:2]) or Meaning.ROW
         if found is Meaning.AWAY and getattr(error, "severity_en", None) == "ERROR":
-            # So may these, or a foreign server is away: the connection is not, and the transaction is rolled back.
+            # So may be this, or a foreign server is away: the connection is not, and the transaction is rolled back.
             return Meaning.ROW
         return found
     if isinstance(error, (OSError, asyncpg.InterfaceError, TimeoutError)):
@@ -152,6 +159,17 @@ def meaning_of(error: BaseException) -> Meaning:
     if isinstance(error, asyncpg.InternalClientError) and "cannot switch to state" in str(error):
         return Meaning.AWAY  # the server's last words, that it closes the connection, came before what it was sent
     return Meaning.BUG
+
+
+def as_error(error: Exception) -> Exception:
+    """The same, but what PostgreSQL has raised is an error: SQLSTATEs of the classes 01 and 02, which a function may
+    raise too, are warnings to asyncpg.
+    """
+    if not isinstance(error, asyncpg.PostgresWarning):
+        return error
+    found = asyncpg.PostgresError(error.message)
+    found.__dict__.update(error.__dict__)
+    return found
 
 
 def fault_of(error: asyncpg.PostgresError) -> Fault:

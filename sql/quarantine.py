@@ -7,14 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import asyncpg
 from msgspec import Struct
 
 from sql.catalog import load
 from sql.codec import CopyCodec
-from sql.errors import Fault, Meaning, Rejected, TooLarge, Unavailable, fault_of, meaning_of, one_line, unknown_table
+from sql.errors import (
+    Fault,
+    Meaning,
+    Rejected,
+    TooLarge,
+    Unavailable,
+    as_error,
+    fault_of,
+    meaning_of,
+    one_line,
+    unknown_table,
+)
 from sql.record_codec import RecordCodec
 from sql.target import Target, Way
 
@@ -102,10 +113,11 @@ async def replay(connection: Connection, entry_id: int) -> Fault | None:
             await connection.execute("delete from headrace.quarantine where id = $1", entry_id)
     except Rejected as error:
         fault = error.fault
-    except asyncpg.PostgresError as error:
-        if meaning_of(error) in (Meaning.BUSY, Meaning.AWAY):
-            raise Unavailable(one_line(error)) from error
-        fault = fault_of(error)
+    except (asyncpg.PostgresError, asyncpg.PostgresWarning) as raised:
+        failure = cast("asyncpg.PostgresError", as_error(raised))
+        if meaning_of(failure) in (Meaning.BUSY, Meaning.AWAY):
+            raise Unavailable(one_line(failure)) from raised
+        fault = fault_of(failure)
     else:
         return None
     await connection.execute(

@@ -149,7 +149,9 @@ def _clean(words: str) -> str:
 
 
 # One row after the other, each in a subtransaction, all in one round trip. What is transient must not be taken for a
-# bad row. Constraints that are deferred to the end of the transaction are asked at once.
+# bad row, unless it was raised on purpose: then the innermost frame of the context is that of RAISE. (Where messages
+# are translated it may not be recognised; `meaning_of` does recognise what is passed on, and the request fails as a
+# whole.) Constraints that are deferred to the end of the transaction are asked at once.
 _TRY_EACH = """
 do $headrace$
 declare
@@ -161,16 +163,18 @@ declare
     detail_words text;
     hint_words text;
     name text;
+    frames text;
 begin
     for statement in select json_array_elements_text(current_setting('headrace.statements')::json) loop
         number := number + 1;
         begin
             execute statement;
             set constraints all immediate;
-        exception when others or assert_failure then
+        exception when others or assert_failure or query_canceled then
             get stacked diagnostics state = returned_sqlstate, words = message_text, detail_words = pg_exception_detail,
-                hint_words = pg_exception_hint, name = column_name;
-            if left(state, 2) in ('40', '53', '58') or state in ('55P03', '25006', '57014') then
+                hint_words = pg_exception_hint, name = column_name, frames = pg_exception_context;
+            if (left(state, 2) in ('40', '53', '58') or state in ('55P03', '25006', '57014'))
+                and split_part(frames, E'\\n', 1) !~ ' RAISE$' then
                 raise;
             end if;
             bad := bad || json_build_object('place', number - 1, 'code', state, 'message', words,

@@ -26,6 +26,7 @@ from sql.errors import (
     SqlError,
     TableChanged,
     Unavailable,
+    as_error,
     fault_of,
     is_of_time_zone,
     meaning_of,
@@ -204,6 +205,7 @@ class Slot:
 
     async def _judge(self, error: Exception, work: Work, part: Part) -> None:
         """What a failed attempt means. Raises `InDoubt`, or `Unavailable` if nothing at all was tried."""
+        error = as_error(error)
         if isinstance(error, _NotSent) or is_fenced(error):
             # Nothing of this part was stored; others may be.
             await self._reopen(work, part, doubtful=False)

@@ -15,18 +15,17 @@ from batching import Batcher, Closed, DeadlinePassed, Limits, QueueFull, Retry, 
 from service import problems
 from service.metrics import Amount, Metrics, Traffic
 from service.problems import (
-    KEY_UNDER_WAY,
     MALFORMED_HTTP,
     Refused,
     body_late,
     body_too_large,
+    crowded,
+    key_under_way,
     keys_not_kept,
     problem_of,
-    refusal,
 )
 from service.settings import Settings
 from sql import CatalogMissing, KeyReused, OutcomeUnknown, TableChanged, Unavailable
-from sql.errors import _MEANINGS, Meaning
 from tests.batching.fake_sink import FakeSink
 
 if TYPE_CHECKING:
@@ -94,8 +93,9 @@ def test_a_variable_that_is_named_is_a_setting(path: Path) -> None:
 
 _ERRORS: list[Exception] = [
     Refused(MALFORMED_HTTP),
-    Refused(refusal(409, KEY_UNDER_WAY, "")),
+    Refused(key_under_way()),
     Refused(keys_not_kept()),
+    Refused(crowded()),
     KeyReused(),
     Refused(body_late(1)),
     Refused(body_too_large(1)),
@@ -123,7 +123,8 @@ def test_each_error_of_the_service_is_in_the_table(error: Exception) -> None:
     problem = problem_of(error)
     assert _documented_codes().get(problem.fault.code) == str(problem.status)
     retry_after = "retry-after" in dict(problem.answer.headers)
-    assert retry_after == (problem.status in (429, 503) and problem.fault.code != "HR506")
+    code = problem.fault.code
+    assert retry_after == (code == "HR409" or (problem.status in (429, 503) and code != "HR506"))
 
 
 def test_the_table_of_codes_is_complete() -> None:
@@ -146,12 +147,7 @@ def test_each_sqlstate_is_where_it_belongs(state: str) -> None:
     """Triggers raise what they like, and their authors want to know which status comes of it."""
     section = _section(README, "All error answers")
     by_status = {cells[0]: set(re.findall(r"`(\w+)`", cells[1])) for cells in _rows(section) if len(cells) == 2}
-    meaning = _MEANINGS.get(state) or _MEANINGS.get(state[:2])
-    if meaning in (Meaning.BUSY, Meaning.AWAY):
-        # These do not reach the client with their own code; what becomes of them stands below the tables.
-        assert {state, state[:2]} & set(re.findall(r"`(\w+)`", section.rpartition("|\n")[2]))
-    else:
-        assert state in by_status[str(problems._STATUSES[state])]
+    assert state in by_status[str(problems._STATUSES[state])]
 
 
 # -------------------------------------------------------------------- metrics

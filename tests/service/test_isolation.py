@@ -22,6 +22,8 @@ KINDS: dict[str, tuple[str, Row, Row, str]] = {
     "unique": ("t (n int unique)", {"n": "1{n}"}, {"n": "7"}, "23505"),
     "foreign key": ("t (n int references seven (n))", {"n": "7"}, {"n": "1{n}"}, "23503"),
     "deferred": ("t (n int unique deferrable initially deferred)", {"n": "1{n}"}, {"n": "7"}, "23505"),
+    # Raised by a function; from the database itself it would be tried again.
+    "deadlock": ("t (n int check (is_seven(n)))", {"n": "7"}, {"n": "1{n}"}, "40P01"),
 }
 
 
@@ -31,6 +33,10 @@ async def test_exactly_the_bad_requests_fail(kind: str, prefer: str, db: Connect
     """64 clients at once, each with good rows and one bad row, share batches: 64 refusals, and all good rows stored."""
     table, good, bad, code = KINDS[kind]
     await db.execute("create table seven (n int primary key); insert into seven values (7)")
+    await db.execute(
+        "create function is_seven(int) returns bool language plpgsql as"
+        " $$ begin if $1 <> 7 then raise exception 'no' using errcode = '40P01'; end if; return true; end $$"
+    )
     await db.execute(f"create table {table}")
     if kind in ("unique", "deferred"):
         await db.execute("insert into t values (7)")

@@ -357,7 +357,9 @@ async def test_what_is_copied_is_what_postgresql_makes_of_the_json(tables: Conne
     @given(_bodies)
     @example((("c0", "d0", "c4"), [[("c0", '"a"'), ("c0", "null"), ("x", "{}")], [("d0", "1"), ("c4", "null")], []]))
     def collect(body: Body) -> None:
-        examples.append(body)
+        # PostgreSQL sees U+0000 also where the same key follows with another value; COPY is not told of the first one.
+        if not any(has_nul(value) and dict(row)[name] != value for row in body[1] for name, value in row):
+            examples.append(body)
 
     collect()
     for listed, drawn in examples:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 
 import asyncpg
@@ -58,7 +59,7 @@ MEANINGS = {
     "53300": Meaning.BUSY,
     "58030": Meaning.BUSY,
     "42501": Meaning.ROW,
-    # Raised by a function: the connection is well. When they end it, they are FATAL, which no function can raise.
+    # Those that end the connection are FATAL. An ERROR may be a foreign server's, and the connection is well.
     "08006": Meaning.ROW,
     "57P01": Meaning.ROW,
     "57P02": Meaning.ROW,
@@ -66,11 +67,94 @@ MEANINGS = {
 }
 
 
-async def test_a_sqlstate_has_a_meaning(db: Connection) -> None:
+def error_of(state: str, severity: str = "ERROR") -> asyncpg.PostgresError:
+    """An error of the server's own, as asyncpg reads it from the connection."""
+    fields = {"S": severity, "V": severity, "C": state, "M": "no", "R": "SomeFunction"}
+    error: asyncpg.PostgresError = asyncpg.PostgresError.new(fields)
+    return error
+
+
+def test_a_sqlstate_has_a_meaning() -> None:
     """Who is told, and whether the others' rows are tried again, is decided by these five characters."""
     for state, meaning in MEANINGS.items():
-        error = await raised(db, f"do $$ begin raise sqlstate '{state}' using message = 'no'; end $$")
-        assert (state, meaning_of(error)) == (error.sqlstate, meaning)
+        assert meaning_of(error_of(state)) is meaning, state
+    for state in ("08006", "40003", "57P01", "57P02", "57P03"):
+        assert meaning_of(error_of(state, "FATAL")) is Meaning.AWAY, state
+
+
+async def test_whatever_a_function_raises_is_about_the_row(db: Connection) -> None:
+    """Its author has chosen the code for the one who sends such rows: trying again would only delay his answer."""
+    await db.execute(
+        "create function refuse(text) returns void language plpgsql as"
+        " $$ begin raise exception 'no' using errcode = $1; end $$"
+    )
+    for state in MEANINGS:
+        for block in (
+            f"raise sqlstate '{state}' using message = 'no'",
+            f"perform refuse('{state}')",
+            f"perform 1/0; exception when others then raise exception 'no' using errcode = '{state}'",
+        ):
+            error = await raised(db, f"do $$ begin {block}; end $$")
+            assert (error.sqlstate, meaning_of(error)) == (state, Meaning.ROW)
+
+
+# The SQLSTATE, what the session is like, and what it does.
+BUSY = {
+    "a lock that is not waited for": ("55P03", "select", "lock table t in exclusive mode nowait"),
+    "a lock": ("55P03", "set lock_timeout = 10", "lock table t in exclusive mode"),
+    "a statement": ("57014", "set statement_timeout = 10", "lock table t in exclusive mode"),
+    "no writing": ("25006", "set default_transaction_read_only = on", "insert into t values (1)"),
+    "no room for temporary files": (
+        "53400",
+        "set temp_file_limit = 64; set work_mem = 64",
+        "perform count(*) from (select distinct g from generate_series(1, 100000) g) x",
+    ),
+    "no room for locks": ("53200", "select", "perform pg_advisory_xact_lock(g) from generate_series(1, 1000000) g"),
+}
+
+
+@pytest.mark.parametrize("handler", ["", "exception when others or query_canceled then raise;"], ids=["", "passed on"])
+@pytest.mark.parametrize("what", BUSY)
+async def test_a_database_that_is_busy_is_no_fault_of_a_row(what: str, handler: str, db: Connection, dsn: str) -> None:
+    """Nobody has raised it, so it passes. A function that only passes it on changes nothing."""
+    state, session, statement = BUSY[what]
+    await db.execute("create table t (n int)")
+    other = await asyncpg.connect(dsn)
+    async with db.transaction():
+        await db.execute("insert into t values (1)")
+        await other.execute(session)
+        error = await raised(other, f"do $$ begin {statement}; {handler} end $$")
+    assert (error.sqlstate, meaning_of(error)) == (state, Meaning.BUSY)
+    await other.close()
+
+
+async def test_two_that_update_the_same_are_no_fault_of_a_row(db: Connection, dsn: str) -> None:
+    """A deadlock, and a transaction that cannot be serialized: the next attempt finds another state of things."""
+    await db.execute("create table t (n int primary key, m int); insert into t values (1), (2)")
+    await db.execute("set deadlock_timeout = 10")
+    other = await asyncpg.connect(dsn)
+
+    async def update(connection: Connection, n: int) -> None:
+        await connection.execute("update t set m = 0 where n = $1", n)
+
+    await db.execute("begin")
+    await other.execute("begin")
+    await update(db, 1)
+    await update(other, 2)
+    waiting = asyncio.create_task(update(other, 1))
+    with pytest.raises(asyncpg.DeadlockDetectedError) as deadlock:
+        await update(db, 2)
+    assert meaning_of(deadlock.value) is Meaning.BUSY
+    await db.execute("rollback")
+    await waiting
+    await other.execute("commit")
+
+    await other.execute("begin isolation level repeatable read; select from t")
+    await update(db, 1)
+    with pytest.raises(asyncpg.SerializationError) as conflict:
+        await update(other, 1)
+    assert meaning_of(conflict.value) is Meaning.BUSY
+    await other.close()
 
 
 async def test_a_change_of_the_table_is_recognised(db: Connection) -> None:
