@@ -96,7 +96,7 @@ class Ingest:
 
     # A producer of ever new headers must not grow memory.
     _PLANS_MAX = 4096
-    _PLANNED_CHARACTERS_MAX = 512
+    _PLANNED_CHARACTERS_MAX = 2048  # with the limit before, 8 MiB; a list of columns can be long
 
     def __init__(
         self,
@@ -139,10 +139,8 @@ class Ingest:
             plan = self._plan(request)
             if len(self._plans) >= self._PLANS_MAX:
                 self._plans.clear()
-            if (
-                sum(map(len, (request.content_type, request.prefer, request.query, request.accept)))
-                <= self._PLANNED_CHARACTERS_MAX
-            ):
+            said = (request.content_type, request.content_encoding, request.prefer, request.query, request.accept)
+            if sum(map(len, said)) <= self._PLANNED_CHARACTERS_MAX:
                 self._plans[request] = plan
         return plan
 

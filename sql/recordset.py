@@ -55,11 +55,12 @@ async def insert_returning(
     was stored.
     """
     options = target.options
-    results: list[Written] = []
+    found: dict[int, Written] = {}
     try:
         await connection.execute(f"begin;{before}")
         for wave in _waves(requests):
-            results += await _insert(connection, target, wave)
+            found.update(zip(wave, await _insert(connection, target, [requests[n] for n in wave]), strict=True))
+        results = [found[place] for place in range(len(requests))]
         if options.singular:
             counts = {place: result.count for place, result in enumerate(results) if result.count != 1}
             if counts:
@@ -80,19 +81,22 @@ async def insert_returning(
     return results
 
 
-def _waves(requests: Sequence[Given]) -> list[list[Given]]:
-    """The requests in order, parted so that none has a key in common with another one in its wave: one statement may
-    change a row only once, but each request may change what the one before it has stored.
+def _waves(requests: Sequence[Given]) -> list[list[int]]:
+    """The places of the requests, parted so that none has a key in common with another one in its wave.
+
+    One statement may change a row only once, but each request may change what the one before it has stored.
     """
-    waves: list[list[Given]] = [[]]
-    seen: set[object] = set()
-    for request in requests:
+    if not any(isinstance(request.payload, Keyed) for request in requests):
+        return [list(range(len(requests)))]
+    waves: list[list[int]] = []
+    last: dict[object, int] = {}
+    for place, request in enumerate(requests):
         keys = request.payload.keys if isinstance(request.payload, Keyed) else frozenset()
-        if not seen.isdisjoint(keys):
+        wave = max([last[key] for key in keys if key in last], default=-1) + 1
+        last.update(dict.fromkeys(keys, wave))
+        if wave == len(waves):
             waves.append([])
-            seen.clear()
-        seen |= keys
-        waves[-1].append(request)
+        waves[wave].append(place)
     return waves
 
 

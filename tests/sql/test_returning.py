@@ -7,6 +7,7 @@ import pytest
 from sql import Conflict, Form, Item, Missing, Options, Rejected, Returning, Slot, Sort, Target, Written
 from sql.catalog import load
 from sql.encoded import Keyed
+from sql.recordset import Given, _waves
 from sql.target import Targets
 from tests.harness import Connection, rows_of
 from tests.sql.batches import Batch, Request
@@ -104,6 +105,17 @@ async def test_the_same_key_in_several_requests_is_written_in_their_order(slot: 
     assert outcomes == [Written((), 1, 1), Written((), 2, 1), Written((), 1, 1), Written((), 1, 0)]
     assert await rows_of(db, "select id, v from kept order by id") == [(1, "e"), (2, "b"), (3, "d")]
     assert await db.fetchval("select sum(flush) from headrace.ledger") == 1, "in one transaction"
+
+
+def test_requests_go_in_as_few_statements_as_their_keys_allow() -> None:
+    """As many as the most frequent key has requests; one for all that have none."""
+
+    def waves(*keys: str) -> list[list[int]]:
+        return _waves([Given(Keyed(b"{}", frozenset((key,) for key in row)), len(row)) for row in keys])
+
+    assert waves("a", "a", "b", "b", "c", "c") == [[0, 2, 4], [1, 3, 5]]
+    assert waves("a", "ab", "b", "", "a") == [[0, 3], [1], [2, 4]]
+    assert _waves([Given(b"{}", 1)] * 3) == [[0, 1, 2]]
 
 
 async def test_a_key_twice_in_one_request_fails_that_one_only(slot: Slot, db: Connection) -> None:
