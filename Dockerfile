@@ -9,6 +9,7 @@ RUN /opt/headrace/bin/pip install --require-hashes -r requirements/service.txt
 RUN pip install --require-hashes -r requirements/dev.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY batching batching
+COPY headrace headrace
 COPY service service
 COPY sql sql
 RUN pip wheel --no-deps --no-build-isolation --wheel-dir dist . \

@@ -5,9 +5,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 BENCH_STAMP := $(VENV)/.bench-installed
+CLIENTS := tests/clients/node_modules/.package-lock.json
 UV := $(shell command -v uv 2>/dev/null)
+NPM := $(shell command -v npm 2>/dev/null)
 
-.PHONY: help setup serve test soak check format bench bench-full profile lock clean
+.PHONY: help setup serve test clients soak check format bench bench-full profile lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,7 +36,17 @@ serve: $(STAMP)  ## start the service, with a PostgreSQL of its own unless HEADR
 	@exec $(BIN)/headrace serve
 
 test: $(STAMP)  ## run all tests
+ifdef NPM
+	@$(MAKE) --no-print-directory clients || echo 'npm cannot install the JavaScript clients; their tests will be skipped.'
+endif
 	$(BIN)/python -m pytest $(ARGS)
+
+clients: $(CLIENTS)  ## install the JavaScript clients that tests drive (needs npm); `make test` tries it too
+
+$(CLIENTS): tests/clients/package-lock.json tests/clients/package.json
+	@echo 'Adding JavaScript clients to tests/clients/node_modules ...'
+	@npm ci --prefix tests/clients --ignore-scripts --no-audit --no-fund --loglevel=error
+	@touch $@
 
 soak: $(STAMP)  ## ten minutes of random faults under load (SOAK_SECONDS), and then every row is looked at
 	$(BIN)/python -m pytest tests/faults -m soak $(ARGS)
@@ -75,6 +87,9 @@ lock:  ## choose the newest versions and pin them (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes --no-annotate --custom-compile-command 'make lock' pyproject.toml --extra embedded --group dev -c requirements/service.txt -o requirements/dev.txt
 	uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes --no-annotate --custom-compile-command 'make lock' --group bench -c requirements/dev.txt -o requirements/bench.txt
 	uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes --no-annotate --custom-compile-command 'make lock' --no-deps requirements/data.in -o requirements/data.txt
+ifdef NPM
+	npm install --prefix tests/clients --package-lock-only --save-exact --no-audit --no-fund --loglevel=error @supabase/postgrest-js@latest @supabase/supabase-js@latest
+endif
 
 clean:  ## remove the environment and the embedded database with all its data
-	rm -rf $(VENV) .headrace .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) tests/clients/node_modules .headrace .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -64,6 +64,12 @@ BUDGETS = (
         at_least=40,
     ),
     Budget("the same, 512 connections", "one-512/story/cpu_us", "one-512/headrace/cpu_us", at_least=40),
+    Budget(
+        "CPU per request of an app with Headrace as its library ÷ that of the story's, 64 connections",
+        "one-64/library/cpu_us",
+        "one-64/story/cpu_us",
+        at_most=0.125,
+    ),
     Budget("CPU per request ÷ the floor's, 64 connections", "one-64/headrace/cpu_us", "one-64/floor/cpu_us", at_most=2),
     Budget("the same, 512 connections", "one-512/headrace/cpu_us", "one-512/floor/cpu_us", at_most=1.6),
     Budget(

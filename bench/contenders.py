@@ -45,6 +45,7 @@ CONTENDERS = {
         Contender(
             "fastapi-asyncpg", "FastAPI + asyncpg", ("{python}", "-m", "bench.baselines.fastapi_asyncpg", "{port}")
         ),
+        Contender("library", "FastAPI + Headrace", ("{python}", "-m", "bench.baselines.library", "{port}")),
         Contender(
             "headrace-fastapi", "Headrace, FastAPI lane", _HEADRACE, {"HEADRACE_FAST_LANE": "false"}, metrics=True
         ),

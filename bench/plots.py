@@ -18,8 +18,8 @@ from bench.contenders import CONTENDERS
 from bench.runs import Measurements
 from bench.scenarios import HTTP, Maximum, Scenario
 
-COLOURS = dict(zip(HTTP, ("#D55E00", "#E69F00", "#56B4E9", "#0072B2", "#7F7F7F"), strict=True))
-MARKERS = dict(zip(HTTP, ("s", "^", "D", "o", "x"), strict=True))
+COLOURS = dict(zip(HTTP, ("#D55E00", "#E69F00", "#009E73", "#56B4E9", "#0072B2", "#7F7F7F"), strict=True))
+MARKERS = dict(zip(HTTP, ("s", "^", "v", "D", "o", "x"), strict=True))
 _INCHES = 7.2
 _STYLE: dict[Any, Any] = {
     "font.size": 9,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from bench.bodies import ONE_ROW, Body
 
-HTTP = ("story", "fastapi-asyncpg", "headrace-fastapi", "headrace", "floor")
+HTTP = ("story", "fastapi-asyncpg", "library", "headrace-fastapi", "headrace", "floor")
 OURS = ("headrace-fastapi", "headrace")
 BULK = Body("ndjson", 1_000)
 TABLES = 1_000

@@ -25,6 +25,7 @@ from starlette.types import Message, Scope
 
 from service import metrics
 from service.cors import Cors, cross_origin, has_origin
+from service.docs import Docs
 from service.ingest import marks_of, request_of
 from service.lifespan import STATE, Service, running
 from service.paths import TablePaths
@@ -42,22 +43,20 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         async with running(settings) as service:
             yield {STATE: service}
 
-    app = FastAPI(title="Headrace", summary="Brings rows to PostgreSQL.", lifespan=lifespan, redirect_slashes=False)
+    app = FastAPI(title="Headrace", lifespan=lifespan, redirect_slashes=False, openapi_url=None)  # `Docs` has its own
     app.add_exception_handler(HTTPException, _http_problem)
     app.add_exception_handler(RequestValidationError, _http_problem)
     app.add_exception_handler(Exception, _http_problem)
-    app.add_middleware(Cors, private=frozenset({livez, readyz, metrics_text}))
-    app.add_api_route("/livez", livez, methods=["GET"], summary="Whether the process serves at all")
-    app.add_api_route("/readyz", readyz, methods=["GET"], summary="Whether rows can be written now, and if not, why")
-    app.add_api_route("/metrics", metrics_text, methods=["GET"], summary="Numbers for Prometheus")
+    docs = Docs(settings.prefix)
+    app.add_middleware(Cors, private=frozenset({livez, readyz, metrics_text, docs.description}))
+    app.add_api_route("/livez", livez, methods=["GET"])
+    app.add_api_route("/readyz", readyz, methods=["GET"])
+    for path, probe in (("/livez", livez), ("/readyz", readyz)):  # as Vector and many load balancers ask
+        app.add_api_route(path, probe, methods=["HEAD"], include_in_schema=False)
+    app.add_api_route("/metrics", metrics_text, methods=["GET"])
+    docs.add_to(app)
     app.router.add_api_route(
-        f"{settings.prefix}{_TABLE}",
-        post_rows,
-        route_class_override=_TableRoute,
-        methods=["POST"],
-        status_code=201,
-        summary="Store rows; answered after the commit that holds them",
-        openapi_extra=_POST_ROWS_OPENAPI,
+        f"{settings.prefix}{_TABLE}", post_rows, methods=["POST"], route_class_override=_TableRoute
     )
     return app
 
@@ -222,61 +221,3 @@ def _allowed(http: HttpRequest) -> set[str]:
         if route.matches(http.scope)[0] is not Match.NONE:
             found |= getattr(route, "methods", None) or set()
     return found
-
-
-_ROW_EXAMPLE = {"device_id": "pump-7", "ts": "2026-11-21T10:00:00Z", "temperature": 21.5}
-
-_POST_ROWS_OPENAPI = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {
-                "schema": {
-                    "oneOf": [{"type": "object"}, {"type": "array", "items": {"type": "object"}}],
-                },
-                "example": _ROW_EXAMPLE,
-            },
-            "application/x-ndjson": {
-                "schema": {"type": "string"},
-                "example": msgspec.json.encode(_ROW_EXAMPLE).decode() + "\n",
-            },
-        },
-    },
-    "parameters": [
-        {
-            "name": "table",
-            "in": "path",
-            "required": True,
-            "schema": {"type": "string"},
-            "description": "A table or view of an exposed schema.",
-        },
-        {
-            "name": "Prefer",
-            "in": "header",
-            "schema": {"type": "string"},
-            "description": "`return=representation`: answer the stored rows. `respond-async`: answer 202 at once; rows "
-            "that turn out bad go to quarantine. `wait=SECONDS`: the deadline. `bad-rows=quarantine`: store the good "
-            "rows, keep the bad ones in `headrace.quarantine`, and name them in the answer.",
-        },
-        {
-            "name": "Idempotency-Key",
-            "in": "header",
-            "schema": {"type": "string", "minLength": 1, "maxLength": 255},
-            "description": "Makes the request safe to send again: the same request with the same key is stored once, "
-            "and answered as the first time, with `Idempotency-Replayed: true`. 409 while the first one is under way, "
-            "422 for another request with the same key.",
-        },
-        {
-            "name": "X-Request-Id",
-            "in": "header",
-            "schema": {"type": "string", "maxLength": 128},
-            "description": "The name under which bad rows of the request are in quarantine.",
-        },
-        {
-            "name": "Content-Profile",
-            "in": "header",
-            "schema": {"type": "string"},
-            "description": "The schema, where it is not the first exposed one.",
-        },
-    ],
-}

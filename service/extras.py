@@ -16,7 +16,7 @@ from service import prefer
 from service.ingest import Marks, Request
 from service.keys import Fingerprint, key_text
 from service.plan import Plan, is_miss
-from service.posting import Posting, Respond, to_nobody
+from service.posting import Posting, Respond, success, to_nobody
 from service.problems import Refused, is_expected, keys_not_kept, problem_of
 from sql import (
     BadRow,
@@ -269,7 +269,7 @@ class ExtraPosting(Posting):
             return
         if not self.answered:
             self.answered = True
-            self._respond(plan.stored_extra(stored, rows, self._name() if bad else ""))
+            self._respond(success(plan.stored_extra, stored, rows, self._name() if bad else ""))
         elif bad and not stored.replayed:
             logger.warning(
                 "%d of %d rows for %s that were accepted with 202 are in quarantine (request %s): %s %s",

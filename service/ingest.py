@@ -14,13 +14,11 @@ import msgspec
 from service import prefer
 from service.accept import parse as parse_accept
 from service.cors import CORS_HEADERS
+from service.media import media_of
 from service.plan import Asked, Plan, Route
-from service.problems import Problem, Refused, refusal
+from service.problems import Problem, Refused
 from service.query import parse as parse_query
 from sql import Catalog, CatalogMissing, Fault, in_order, unknown_table
-
-_JSON_TYPES = frozenset({"", "application/json", "*/*"})
-_LINES_TYPES = frozenset({"application/x-ndjson", "application/ndjson", "application/jsonl"})
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -153,17 +151,16 @@ class Ingest:
             hint = f"Only the following schemas are exposed: {', '.join(self._schemas)}"
             raise Refused(Problem(406, Fault("PGRST106", f"Invalid schema: {schema}", hint=hint)))
         query = parse_query(request.query)
-        media_type = request.content_type.partition(";")[0].strip().lower()
-        lines = media_type in _LINES_TYPES
-        if not lines and media_type not in _JSON_TYPES:
-            raise Refused(refusal(400, "PGRST102", f"Content-Type not acceptable: {media_type}"))
+        media = media_of(request.content_type, request.content_encoding)
         route = self._routes.get((schema, request.table))
         if route is None:
             raise unknown_table(schema, request.table)
         preferences = prefer.parse(request.prefer) if request.prefer else prefer.NONE
         if preferences.quarantine and not self.quarantines:
             preferences = replace(preferences, quarantine=False)
-        columns = None if query.columns is None else in_order(route.table, query.columns)
+        columns = None
+        if query.columns is not None and not media.names_columns:
+            columns = in_order(route.table, query.columns)
         if preferences.strict and preferences.unknown:
             details = f"Invalid preferences: {', '.join(preferences.unknown)}"
             raise Refused(Problem(400, Fault("PGRST122", "Invalid preferences given with handling=strict", details)))
@@ -174,7 +171,7 @@ class Ingest:
             preferences,
             accepted,
             columns,
-            lines=lines,
+            media=media,
             seconds=self.seconds_max,
             tx_override=self._tx_override,
             profile=profile,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from service.accept import Accepted, Shape
+from service.media import Media
 from service.prefer import Preferences
 from service.problems import Answer
 from service.query import Query
@@ -85,8 +86,8 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What requests ask for, read and checked against the table. `lines` says that their bodies are newline-delimited
-    JSON, `columns` are the keys to take from them, None for all. `seconds` is how long any request may wait. `headers`
+    """What requests ask for, read and checked against the table. `media` is what their bodies are, `columns` are the
+    keys to take from those, None for all. `seconds` is how long any request may wait. `headers`
     come with every success, `profile` is the schema to name with returned rows.
     """
 
@@ -94,7 +95,7 @@ class Asked:
     preferences: Preferences
     accepted: Accepted
     columns: tuple[str, ...] | None
-    lines: bool
+    media: Media
     seconds: float
     tx_override: bool
     profile: str
@@ -105,7 +106,8 @@ class Plan:
     """How to read the rows of such requests, where to write them, and what to answer.
 
     `wait_seconds` is how long they may wait, `accepted` the answer before the commit. `salvages` says that bad rows do
-    not fail their request. `version` is that of the catalog it goes by.
+    not fail their request. `version` is that of the catalog it goes by. `decodes` says that bodies must go through
+    `media.decoded` before their rows are read; all of it here is about what comes out there.
     """
 
     def __init__(self, route: Route, asked: Asked, version: int) -> None:
@@ -120,7 +122,9 @@ class Plan:
         self.wait_seconds = (
             math.inf if self.respond_async else asked.seconds if wait is None else min(wait, asked.seconds)
         )
-        self.lines = asked.lines
+        self.media = asked.media
+        self.decodes = not asked.media.is_plain
+        self.lines = asked.media.lines
         # Whether the number of rows that are stored is known before.
         is_certain = preferences.merge is not False and not table.filtering_triggers
         self._is_singular = asked.accepted.shape is Shape.OBJECT
@@ -222,6 +226,11 @@ class Reader:
         self._plan = plan
         self._lines = lines
         self._chunks: list[bytes] = []
+
+    @property
+    def collects(self) -> bool:
+        """Whether it keeps the chunks until the body is complete, instead of encoding them."""
+        return self._lines is None
 
     def feed(self, chunk: bytes) -> None:
         """Take the next chunk. Raises `Rejected`."""

@@ -12,22 +12,25 @@ import logging
 import math
 from collections.abc import Callable, Generator
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, TypeAlias, cast
 
 from batching import NotQueued, Outcome, Submission
-from service.body import KEPT_BYTES_MAX, LARGE_BYTES, Arrival, held_for
+from service.body import KEPT_BYTES_MAX, LARGE_BYTES, Arrival, decode, held_for
 from service.cors import cross_origin
 from service.ingest import Request
 from service.plan import Plan, is_miss
 from service.problems import (
+    INTERNAL_ERROR,
     MALFORMED_HTTP,
     Answer,
+    Problem,
     Refused,
     body_too_large,
     is_expected,
     problem_of,
 )
-from sql import Encoded, Extra, Rejected, TableChanged
+from sql import Encoded, Extra, Rejected, TableChanged, TooLarge
 
 if TYPE_CHECKING:
     from service.postings import Postings
@@ -91,9 +94,8 @@ class Posting(Submission):
             plan = self._plan
             if plan is None:
                 plan = self._plan = self._postings.ingest.plan(self._request)
-            if size > KEPT_BYTES_MAX:
-                self._postings.reading(self)
-                self._finish(plan.encoding(body))
+            if size > KEPT_BYTES_MAX or plan.decodes:
+                self._in_turns(plan, body, chunked=chunked)
                 return
             encoded = plan.encode(body)
         except Exception as error:  # noqa: BLE001 - it becomes the answer
@@ -117,7 +119,7 @@ class Posting(Submission):
             if declared is not None and declared > limits.bytes_max:
                 raise Refused(body_too_large(limits.bytes_max))  # noqa: TRY301 - one way out for all
             self._plan = self._make_plan()
-            arrival.reader = self._plan.reader()
+            arrival.read_by(self._plan)
         except Exception as error:  # noqa: BLE001 - it becomes the answer
             self._could_not_read(error)
         if declared is None or declared > LARGE_BYTES:
@@ -150,10 +152,12 @@ class Posting(Submission):
             return
         arrival.complete = True
         self._postings.arrived(self)
-        if arrival.kept is not None:
+        if arrival.kept is not None and not arrival.decodes:
             self._body = b"".join(arrival.kept)
         if arrival.refusal is not None:
             self._answer(arrival.refusal)
+        elif arrival.decodes and self._plan is not None and arrival.kept is not None:
+            self._finish(self._decoding(self._plan, arrival, arrival.kept))
         elif arrival.reader is not None:  # else a newer catalog is being read, which decides what follows
             self._finish(arrival.reader.finishing())
 
@@ -181,10 +185,7 @@ class Posting(Submission):
         if arrival is not None and arrival.refusal is not None:
             answer = arrival.refusal
         else:
-            problem = problem_of(error)
-            if not is_expected(error):
-                logger.error("a request failed in a way that was not foreseen", exc_info=error)
-            self._end(problem.outcome)
+            problem = self._judge(error)
             answer = cross_origin(problem.answer) if self._request.cross_origin else problem.answer
         if arrival is None or arrival.complete:
             self._answer(answer)
@@ -192,6 +193,14 @@ class Posting(Submission):
             self._answer(replace(answer, close=True))
         else:
             arrival.refuse(answer)
+
+    def _judge(self, error: Exception) -> Problem:
+        """What the error means to the client; it is counted, and logged if it was not foreseen."""
+        problem = problem_of(error)
+        if not is_expected(error):
+            logger.error("a request failed in a way that was not foreseen", exc_info=error)
+        self._end(problem.outcome)
+        return problem
 
     def is_late(self, now: float) -> bool:
         """Whether the body should have arrived by now."""
@@ -207,6 +216,15 @@ class Posting(Submission):
         self._postings.ended(self, outcome, self.rows)
 
     # ---------------------------------------------------------------- reading
+
+    def _in_turns(self, plan: Plan, body: bytes, *, chunked: bool = False) -> None:
+        """A body that is large, or must be decoded, which may make it large."""
+        if plan.decodes:
+            self._body = None
+            self._in_one_piece(body, chunked=chunked)
+        else:
+            self._postings.reading(self)
+            self._finish(plan.encoding(body))
 
     def _in_one_piece(self, body: bytes, *, chunked: bool) -> None:
         self.begin(declared=None if chunked else len(body), expects=False)
@@ -278,25 +296,56 @@ class Posting(Submission):
         self._plan = None
         try:
             plan = self._plan = self._postings.ingest.plan(self._request)
-            if arrival is not None and not arrival.complete:
+            if before is None and arrival is None and plan.decodes and self._body is not None:
+                self._in_turns(plan, self._body)  # still as it came: without a plan, nobody knew what to do with it
+                return
+            if arrival is not None and (plan.decodes or not arrival.complete):
                 kept = arrival.kept
             else:
                 kept = None if self._body is None else [self._body]
-                if not self._keeps_body:
-                    self._body = None
-            reader = plan.reader()
-            for chunk in kept or ():
-                reader.feed(chunk)
+            if not self._keeps_body and (arrival is None or arrival.complete):
+                self._body = None
+            steps = self._resumed(plan, kept)
         except Exception as failure:  # noqa: BLE001 - it becomes the answer
             self._could_not_read_again(failure)
         else:
             if kept is None:  # it was large
                 is_same = before is not None and plan.table is before.table
                 self._failed(error if is_same else TableChanged("the table was changed while the rows arrived"))
-            elif arrival is not None and not arrival.complete:
-                arrival.reader = reader
-            else:
-                self._finish(reader.finishing())
+            elif steps is not None:
+                self._finish(steps)
+
+    def _resumed(self, plan: Plan, kept: list[bytes] | None) -> Generator[None, None, Encoded] | None:
+        """What is left to do with what is here of the body, once it is complete. None: it is not."""
+        arrival = self._arrival
+        if arrival is not None and plan.decodes:
+            if not arrival.complete or kept is None:
+                arrival.read_by(plan)
+                return None
+            arrival.kept = None  # it is read no third time
+            return self._decoding(plan, arrival, kept)
+        reader = plan.reader()
+        for chunk in kept or ():
+            reader.feed(chunk)
+        if arrival is not None and not arrival.complete:
+            arrival.reader = reader
+            return None
+        return reader.finishing()
+
+    def _decoding(self, plan: Plan, arrival: Arrival, chunks: list[bytes]) -> Generator[None, None, Encoded]:
+        """The rows of a complete body that must be decoded first; from then on, what it is decoded to is the body."""
+        reader = None if self._keeps_body else plan.reader()
+        hold = partial(self._hold, arrival)
+        self._body = yield from decode(plan.media, chunks, self._postings.limits.bytes_max, hold, reader)
+        return (yield from plan.encoding(self._body or b"") if reader is None else reader.finishing())
+
+    def _hold(self, arrival: Arrival, size: int) -> None:
+        """Count so many bytes more of the body. Raises `TooLarge` if that is more than there may be of all bodies."""
+        limit = self._postings.limits.held_bytes_max
+        if arrival.held + size > limit:
+            raise TooLarge(limit)
+        self._postings.hold(size)
+        arrival.held += size
 
     def _could_not_read_again(self, error: Exception) -> None:
         self._failed(error)
@@ -351,11 +400,20 @@ class Posting(Submission):
         self._postings.metrics.answered("committed", self.rows)
         if not self.answered and self._plan is not None:
             self.answered = True
-            self._respond(self._plan.stored(outcome, self.rows))
+            self._respond(success(self._plan.stored, outcome, self.rows))
 
     def _failed(self, error: Exception) -> None:
         """The rows are not stored."""
         self.refuse(error)
+
+
+def success(make: Callable[..., Answer], *what: object) -> Answer:
+    """The answer to a success. Whatever goes wrong with that, somebody waits for one."""
+    try:
+        return make(*what)
+    except Exception:
+        logger.exception("the answer to a request whose rows are stored could not be made")
+        return INTERNAL_ERROR.answer
 
 
 def to_nobody(_answer: Answer) -> None:

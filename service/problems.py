@@ -67,6 +67,7 @@ NOT_HTTP = "HR400"
 LATE = "HR408"
 KEY_UNDER_WAY = "HR409"
 TOO_LARGE = "HR413"
+UNKNOWN_CODING = "HR415"
 KEY_REUSED = "HR422"
 QUEUE_FULL = "HR429"
 INTERNAL = "HR500"
@@ -142,9 +143,19 @@ def refusal(status: int, code: str, message: str, *, hint: str | None = None) ->
     return Problem(status, Fault(code, message, hint=hint))
 
 
-def body_too_large(limit: int) -> Problem:
-    """A body over the limit."""
-    return refusal(413, TOO_LARGE, f"The request body is larger than {limit} bytes")
+def body_too_large(limit: int, as_what: str = "") -> Problem:
+    """A body over the limit, as it came or when it is `as_what`."""
+    return refusal(413, TOO_LARGE, f"The request body is larger than {limit} bytes{as_what and f' when {as_what}'}")
+
+
+def body_malformed(message: str, details: str | None = None, *, row: int | None = None) -> Problem:
+    """A body that is not what its head says. `row` is the one that is to blame, counted from 1."""
+    return Problem(400, Fault("PGRST102", message, details, row=row))
+
+
+def codings_refused(message: str) -> Problem:
+    """A `Content-Encoding` that is not taken; what is, the answer says (RFC 9110 section 15.5.16)."""
+    return Problem(415, Fault(UNKNOWN_CODING, message), headers=(("accept-encoding", "gzip, zstd"),))
 
 
 def body_late(seconds: float) -> Problem:

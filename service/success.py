@@ -50,6 +50,8 @@ class Success:
         self._wish = wish
         preferences = wish.preferences
         self._returns = preferences.returning == "representation"
+        # Who says what he wants returned gets that and no more: some read only so much of an answer.
+        self._names = not any(item.startswith("return=") for item in preferences.given)
         self._locates = preferences.returning == "headers-only" and bool(wish.key)
         self._counts = preferences.count in ("exact", "estimated")
         self._merges = wish.conflict is not None and wish.conflict.merge
@@ -88,7 +90,7 @@ class Success:
         if bad:
             named = ",".join([str(row.row) for row in bad[:_NAMED_MAX]])
             headers = (*headers, ("headrace-quarantined", str(len(bad))), ("headrace-quarantined-rows", named))
-            if not self._returns:
+            if self._names:
                 headers = (*headers, ("content-type", JSON))
                 body = _in_part(rows - len(bad), bad, request_id)
         if stored.replayed:

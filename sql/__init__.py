@@ -1,7 +1,7 @@
 """PostgreSQL: the catalog, the row codec, the ways to write, and what errors mean. Knows neither HTTP nor batching."""
 
 from sql import quarantine
-from sql.catalog import Catalog, Column, Kind, Table, quote_identifier
+from sql.catalog import Catalog, Column, Key, Kind, Table, ValueType, quote_identifier
 from sql.codec import CopyCodec, LineReader
 from sql.connect import Timeouts, is_abandoned
 from sql.encoded import Encoded, Payload, in_order, is_array
@@ -48,6 +48,7 @@ __all__ = [
     "IdempotencyKey",
     "InDoubt",
     "Item",
+    "Key",
     "KeyReused",
     "Kind",
     "LineReader",
@@ -71,6 +72,7 @@ __all__ = [
     "Timeouts",
     "TooLarge",
     "Unavailable",
+    "ValueType",
     "Way",
     "Written",
     "in_order",

@@ -40,11 +40,24 @@ class Kind(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class ValueType:
+    """What a column's values are behind their domains, or the elements of its arrays: the type's name in pg_type, its
+    modifier as pg_attribute keeps it (-1 for none), the labels of an enum.
+    """
+
+    name: str
+    modifier: int = -1
+    labels: tuple[str, ...] = ()
+    is_array: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Column:
     """One column. `type` is as `format_type` writes it; `identity` is "always", "by default" or None. `default` may be
-    that of a domain.
+    that of a domain, and so may `not_null`.
 
     `delimiter` and `json_elements` describe the elements of an array: what stands between them, whether they are JSON.
+    A column of a view is `insertable` if it is one of a table.
     """
 
     name: str
@@ -56,6 +69,9 @@ class Column:
     generated: bool
     delimiter: str = ","
     json_elements: bool = False
+    value: ValueType = ValueType("text")
+    insertable: bool = True
+    comment: str | None = None
 
     @property
     def has_default(self) -> bool:
@@ -77,7 +93,7 @@ class Table:
     """A table or view that rows can be posted to.
 
     With `filtering_triggers`, an INSERT may store fewer rows than it was given, or others. What is behind a view or a
-    rule is not looked into: it may, too.
+    rule is not looked into: it may, too. `insertable` is false for a view that PostgreSQL can store nothing through.
     """
 
     schema: str
@@ -88,6 +104,8 @@ class Table:
     row_security: bool = False
     insert_rules: bool = False
     filtering_triggers: bool = False
+    insertable: bool = True
+    comment: str | None = None
 
     @property
     def identifier(self) -> str:
@@ -134,10 +152,14 @@ class _ColumnRow(msgspec.Struct):
     element: str | None
     element_category: str | None
     delimiter: str | None
+    modifier: int
+    labels: list[str] | None
     not_null: bool
     default: str | None
     identity: str
     generated: bool
+    insertable: bool
+    comment: str | None
 
 
 class _KeyRow(msgspec.Struct):
@@ -195,6 +217,8 @@ def _table(record: asyncpg.Record) -> Table:
         row_security=record["row_security"],
         insert_rules=insert_rules,
         filtering_triggers=record["filtering_triggers"] or is_view or insert_rules,
+        insertable=record["insertable"],
+        comment=record["comment"],
     )
 
 
@@ -209,6 +233,9 @@ def _column(row: _ColumnRow) -> Column:
         generated=row.generated,
         delimiter=row.delimiter or ",",
         json_elements=row.element in _JSON_TYPES,
+        value=ValueType(row.element or row.base, row.modifier, tuple(row.labels or ()), is_array=row.category == "A"),
+        insertable=row.insertable,
+        comment=row.comment,
     )
 
 

@@ -1,9 +1,11 @@
 -- The tables and views of the exposed schemas ($1), one row each, columns and keys as JSON.
 -- Needs PostgreSQL 13 or newer and no right beyond reading the system catalogs.
-with recursive domain_base as (  -- every type with the type that a chain of domains ends in
-    select t.oid, t.oid as base from pg_type t where t.typtype <> 'd'
+with recursive domain_base as (  -- every type with the type that a chain of domains ends in, and what they say of it
+    select t.oid, t.oid as base, -1 as modifier, false as not_null from pg_type t where t.typtype <> 'd'
     union all
-    select t.oid, b.base from pg_type t join domain_base b on t.typbasetype = b.oid where t.typtype = 'd'
+    select t.oid, b.base, greatest(t.typtypmod, b.modifier), t.typnotnull or b.not_null
+      from pg_type t join domain_base b on t.typbasetype = b.oid
+     where t.typtype = 'd'
 ),
 relation as (
     select c.oid, n.nspname, c.relname, c.relkind
@@ -49,6 +51,8 @@ select
     row_security_active(r.oid) as row_security,
     exists (select from pg_rewrite w where w.ev_class = r.oid and w.ev_type = '3') as insert_rules,
     r.oid in (select root from filtered) as filtering_triggers,
+    r.relkind <> 'v' or pg_relation_is_updatable(r.oid, true) & 8 = 8 as insertable,  -- 1 << CMD_INSERT
+    obj_description(r.oid, 'pg_class') as comment,
     (
         select coalesce(json_agg(json_build_object(
             'name', a.attname,
@@ -58,12 +62,19 @@ select
             'element', element.typname,
             'element_category', element.typcategory,
             'delimiter', element.typdelim,
-            'not_null', a.attnotnull,
+            'modifier', greatest(a.atttypmod, b.modifier, eb.modifier),
+            'labels', (
+                select json_agg(l.enumlabel order by l.enumsortorder)
+                  from pg_enum l where l.enumtypid = coalesce(element.oid, base.oid)
+            ),
+            'not_null', a.attnotnull or b.not_null,
             'default', coalesce(pg_get_expr(d.adbin, d.adrelid), own.typdefault, case a.attidentity when 'd' then
                 format('nextval(%L::regclass)', pg_get_serial_sequence(format('%I.%I', r.nspname, r.relname), a.attname))
             end),
             'identity', a.attidentity,
-            'generated', a.attgenerated <> ''
+            'generated', a.attgenerated <> '',
+            'insertable', r.relkind <> 'v' or pg_column_is_updatable(r.oid, a.attnum, true),
+            'comment', about.description
         ) order by a.attnum), '[]')
           from pg_attribute a
           join pg_type own on own.oid = a.atttypid
@@ -72,6 +83,8 @@ select
           left join domain_base eb on eb.oid = base.typelem and base.typcategory = 'A'
           left join pg_type element on element.oid = eb.base
           left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
+          left join pg_description about
+            on about.classoid = 'pg_class'::regclass and about.objoid = a.attrelid and about.objsubid = a.attnum
          where a.attrelid = r.oid and a.attnum > 0 and not a.attisdropped
     )::text as columns,
     (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -13,12 +12,10 @@ import asyncpg
 import pytest
 
 from service.embedded import EmbeddedPostgres
-from tests.harness import Connection, Running, Start, run_service
+from tests.harness import Connection, Running, Start, empty_database, run_service
 
 # Durability is not what the tests are about, and a commit is ten times faster without it.
 _FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "max_connections": "200"}
-
-_numbers = itertools.count(1)
 
 
 @pytest.fixture(scope="session")
@@ -49,12 +46,8 @@ def postgres() -> Iterator[EmbeddedPostgres]:
 @pytest.fixture
 async def dsn(postgres: EmbeddedPostgres) -> AsyncIterator[str]:
     """An empty database of the test's own."""
-    name = f"test_{os.getpid()}_{next(_numbers)}"
-    admin = await asyncpg.connect(postgres.dsn)
-    await admin.execute(f'create database "{name}"')
-    yield postgres.dsn.replace("/postgres?", f"/{name}?", 1)
-    await admin.execute(f'drop database "{name}" with (force)')
-    await admin.close()
+    async with empty_database(postgres.dsn) as dsn:
+        yield dsn
 
 
 @pytest.fixture

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import os
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import asyncpg
 import httpx2
 import msgspec
 
@@ -17,8 +20,6 @@ from service.server import Server
 from service.settings import Settings
 
 if TYPE_CHECKING:
-    import asyncpg
-
     Connection = asyncpg.Connection[asyncpg.Record]
 else:
     Connection = object
@@ -178,6 +179,20 @@ class RawConnection:
     async def closed(self) -> None:
         """Wait until the server closes the connection, with nothing more to say."""
         assert await self.all() == []
+
+
+_numbers = itertools.count(1)
+
+
+@asynccontextmanager
+async def empty_database(postgres_dsn: str) -> AsyncIterator[str]:
+    """A database of its own in that PostgreSQL, as long as it is needed."""
+    name = f"test_{os.getpid()}_{next(_numbers)}"
+    admin = await asyncpg.connect(postgres_dsn)
+    await admin.execute(f'create database "{name}"')
+    yield postgres_dsn.replace("/postgres?", f"/{name}?", 1)
+    await admin.execute(f'drop database "{name}" with (force)')
+    await admin.close()
 
 
 @asynccontextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from service.settings import Settings
 ROOT = Path(__file__).parent.parent
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 PACKAGES: list[str] = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+CLIENTS = ROOT / "tests" / "clients"
 REQUIREMENTS = sorted((ROOT / "requirements").glob("*.txt"))
 
 
@@ -82,10 +84,21 @@ def test_the_tests_run_on_the_versions_that_the_service_ships_with() -> None:
     assert {name: dev.get(name) for name in service} == service
 
 
+def test_the_javascript_clients_are_pinned_with_hashes_and_without_addresses() -> None:
+    """The same of what npm installs for tests/clients."""
+    text = (CLIENTS / "package-lock.json").read_text("utf-8")
+    wanted = json.loads((CLIENTS / "package.json").read_text("utf-8"))["dependencies"]
+    packages: dict[str, dict[str, Any]] = json.loads(text)["packages"]
+    assert packages.pop("")["dependencies"] == wanted
+    assert {name: packages[f"node_modules/{name}"]["version"] for name in wanted} == wanted
+    assert [name for name, package in packages.items() if not package["integrity"].startswith("sha512-")] == []
+    assert "://" not in text
+
+
 # -------------------------------------------------------------------- the wheel
 
 
-def test_the_wheel_has_every_module_and_the_sql(tmp_path: Path) -> None:
+def test_the_wheel_has_every_module_and_what_they_read(tmp_path: Path) -> None:
     """Tests run from the checkout, so a file that the wheel lacks would be missed by users only."""
     subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", tmp_path],
@@ -100,9 +113,9 @@ def test_the_wheel_has_every_module_and_the_sql(tmp_path: Path) -> None:
         path.relative_to(ROOT).as_posix()
         for package in PACKAGES
         for path in (ROOT / package).rglob("*.*")
-        if path.suffix in (".py", ".sql")
+        if path.suffix in (".py", ".sql", ".typed") or path.parent.name == "static"
     }
-    assert "sql/catalog.sql" in sources
+    assert {"sql/catalog.sql", "service/static/docs.html"} <= sources
     assert {name for name in names if ".dist-info/" not in name} == sources
     assert f"headrace-{PROJECT['project']['version']}.dist-info/licenses/LICENSE" in names
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -136,3 +136,22 @@ async def _send(client: Client, *pieces: bytes, leaves: bool) -> None:
             return
         await asyncio.sleep(0)
     raise AssertionError(f"no answer to {pieces!r}")
+
+
+@pytest.mark.parametrize("wish", [b"Prefer: return=representation", b"Idempotency-Key: k"])
+async def test_an_answer_that_cannot_be_made_is_an_error(
+    wish: bytes, lane: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Silence would hold the client up for as long as it has patience. The rows are stored, so they count as such."""
+    async with in_process(fast_lane=lane == "fast") as server:
+        monkeypatch.setattr("tests.service.in_process._outcome", lambda *_: Stored(cast("Any", "nonsense")))
+        complaints: list[str] = []
+        monkeypatch.setattr(logging.getLogger("service.posting"), "exception", complaints.append)
+        monkeypatch.setattr("service.success.Success.answer", lambda *_: 1 / 0)
+        client = server.connect()
+        await client.send(post(_ROWS, wish))
+        (reply,) = await client.quiet()
+        assert (reply.status, reply.code) == (500, "HR500")
+        assert complaints == ["the answer to a request whose rows are stored could not be made"]
+        assert server.sink.rows
+        await client.hang_up()

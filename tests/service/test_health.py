@@ -93,10 +93,3 @@ async def _lose_a_row(headrace: Running, caplog: pytest.LogCaptureFixture) -> No
     await headrace.eventually(lambda: headrace.service.batcher.statistics().pending_submissions == 0)
     assert '1 rows for "public"."t" that were accepted with 202 could not be stored: 22P02' in caplog.text
     assert (await numbers(headrace))['headrace_rows_total{outcome="rejected"}'] == 1
-
-
-async def test_the_docs_are_there(headrace: Running) -> None:
-    """The start-up message points to them."""
-    assert (await headrace.client.get("/docs")).status_code == 200
-    paths = (await headrace.client.get("/openapi.json")).json()["paths"]
-    assert "post" in paths["/rest/v1/{table}"]

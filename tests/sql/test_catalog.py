@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sql import Catalog, Kind, Table, quote_identifier
+from sql import Catalog, Kind, Table, ValueType, quote_identifier
 from sql.catalog import Key, load
 from tests.harness import Connection, rows_of
 
@@ -90,6 +90,57 @@ async def test_arrays_know_their_elements(db: Connection) -> None:
     columns = (await table(db, "create domain d as json; create table t (a int[], b box[], c jsonb[], d d[])")).columns
     assert [each.delimiter for each in columns.values()] == [",", ";", ",", ","]
     assert [each.json_elements for each in columns.values()] == [False, False, True, True]
+
+
+async def test_a_column_says_what_its_values_are(db: Connection) -> None:
+    """Whoever describes a table looks behind domains and into arrays; the modifier says how long a text may be."""
+    ddl = """
+    create type mood as enum ('calm', 'happy');
+    create domain code as varchar(3);
+    create domain short as code;
+    create domain moods as mood[];
+    create table t (a int, b varchar(5), c numeric(6, 2)[], d short, e short[], f mood, g moods)
+    """
+    columns = (await table(db, ddl)).columns
+    assert [each.value for each in columns.values()] == [
+        ValueType("int4"),
+        ValueType("varchar", 9),
+        ValueType("numeric", (6 << 16 | 2) + 4, is_array=True),
+        ValueType("varchar", 7),
+        ValueType("varchar", 7, is_array=True),
+        ValueType("mood", labels=("calm", "happy")),
+        ValueType("mood", labels=("calm", "happy"), is_array=True),
+    ]
+
+
+async def test_a_domain_may_forbid_null(db: Connection) -> None:
+    """The column does not say so; the row is refused all the same."""
+    ddl = "create domain d as int not null; create domain e as d; create table t (a d, b e, c int)"
+    assert [each.not_null for each in (await table(db, ddl)).columns.values()] == [True, True, False]
+
+
+async def test_a_view_says_what_can_be_stored_through_it(db: Connection) -> None:
+    """PostgreSQL refuses the others, whatever is sent."""
+    ddl = """
+    create table t (a int, b int);
+    create view part as select a, a + b as sum from t;
+    create view none as select count(*) from t;
+    create view all_by_trigger as select count(*) from t;
+    create function f() returns trigger language plpgsql as 'begin return new; end';
+    create trigger g instead of insert on all_by_trigger for each row execute function f()
+    """
+    tables = (await loaded(db, ddl)).tables
+    assert {name: each.insertable for (_, name), each in tables.items()} == {
+        "t": True, "part": True, "none": False, "all_by_trigger": True,
+    }  # fmt: skip
+    assert [each.insertable for each in tables["public", "part"].columns.values()] == [True, False]
+    assert [each.insertable for each in tables["public", "t"].columns.values()] == [True, True]
+
+
+async def test_comments_are_read(db: Connection) -> None:
+    """They are what people have written for those who read the documentation."""
+    found = await table(db, "create table t (a int, b int); comment on table t is 'T'; comment on column t.b is 'B'")
+    assert (found.comment, [each.comment for each in found.columns.values()]) == ("T", [None, "B"])
 
 
 async def test_a_column_says_where_its_value_can_come_from(db: Connection) -> None:

@@ -107,7 +107,7 @@ async def test_the_same_key_in_several_requests_is_written_in_their_order(slot: 
     assert await db.fetchval("select sum(flush) from headrace.ledger") == 1, "in one transaction"
 
 
-def test_requests_go_in_as_few_statements_as_their_keys_allow() -> None:
+async def test_requests_go_in_as_few_statements_as_their_keys_allow() -> None:
     """As many as the most frequent key has requests; one for all that have none."""
 
     def waves(*keys: str) -> list[list[int]]:
