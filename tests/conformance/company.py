@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from urllib.parse import unquote
+from urllib.parse import parse_qsl, unquote, urlencode
 from uuid import UUID
 
 from tests.conformance.cases import Request, send
@@ -149,6 +149,16 @@ def _kind_of(request: Request) -> _Kind:
 def _like(request: Request, numbers: Iterator[int], bad: str | None = None) -> Request | None:
     """The same request with other values; with a bad one in column `bad`, None if it does not have that column."""
     kind = _kind_of(request)
+    if request.headers.get("Content-Type") == "application/x-www-form-urlencoded":
+        number = next(numbers)
+        fields = {
+            key: kind.values[key](number) if key in kind.values else value for key, value in parse_qsl(request.body)
+        }
+        if bad is not None:
+            if bad not in fields or kind.bad[bad] is None:
+                return None
+            fields[bad] = kind.bad[bad]
+        return Request(request.target, urlencode(fields), request.headers)
     with suppress(ValueError):
         body = json.loads(request.body)
         rows = body if isinstance(body, list) else [body]

@@ -189,3 +189,11 @@ def test_what_is_no_form_is_refused(body: bytes, status: int, message: str) -> N
     problem = refused.value.problem
     assert problem.status == status
     assert problem.fault.message.startswith(message)
+
+
+def test_json_that_passes_for_a_form_is_pointed_out() -> None:
+    """What curl sends with -d and nothing else. The alternative is an answer about a column of a strange name."""
+    for body in (b'{"a":1}', b'[{"a":1}]', b"{\n}"):
+        with pytest.raises(Refused) as refused:
+            form(body)
+        assert "Content-Type" in refused.value.problem.fault.message
