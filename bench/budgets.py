@@ -82,6 +82,12 @@ BUDGETS = (
         "ndjson-1000/psql-copy/rows_per_second",
         at_least=0.8,
     ),
+    Budget(
+        "CPU per request with return=representation ÷ without, 64 connections",
+        "representation/headrace/cpu_us",
+        "minimal/headrace/cpu_us",
+        at_most=3,
+    ),
     Budget("p99 at half of the maximum", "half/headrace/p99_ms", at_most=10, unit=" ms"),
     Budget(
         "goodput at twice the maximum ÷ the peak",
