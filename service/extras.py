@@ -228,7 +228,12 @@ class ExtraPosting(Posting):
         salvage = None
         if plan.salvages or (plan.respond_async and self._postings.ingest.quarantines):
             salvage = Salvage(
-                self._name(), self._body or b"", lines=plan.lines, bad=self._bad, everything=plan.respond_async
+                self._name(),
+                self._body or b"",
+                lines=plan.lines,
+                bad=self._bad,
+                everything=plan.respond_async,
+                intent=plan.intent,
             )
         return None if salvage is None and self._key is None else Extra(self._key, salvage)
 

@@ -107,7 +107,8 @@ class Plan:
 
     `wait_seconds` is how long they may wait, `accepted` the answer before the commit. `salvages` says that bad rows do
     not fail their request. `version` is that of the catalog it goes by. `decodes` says that bodies must go through
-    `media.decoded` before their rows are read; all of it here is about what comes out there.
+    `media.decoded` before their rows are read; all of it here is about what comes out there. `intent` is how bad rows
+    that are kept were to be written.
     """
 
     def __init__(self, route: Route, asked: Asked, version: int) -> None:
@@ -144,6 +145,7 @@ class Plan:
         self._success = Success(wish)
         self.accepted = self._success.accepted
         self._options = options
+        self.intent = options.intent(asked.columns)
         self._targets = route.targets
         self._codec = route.codec(options, asked.columns)
         self._copy = self._codec if isinstance(self._codec, CopyCodec) else None

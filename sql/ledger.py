@@ -23,12 +23,15 @@ SCHEMA_SQL = (resources.files("sql") / "schema.sql").read_text("utf-8")
 
 _IS_COMPLETE = """
     select to_regclass('headrace.ledger') is not null and to_regclass('headrace.idempotency_at') is not null
-       and to_regclass('headrace.quarantine') is not null
+       and exists (
+           select from pg_attribute where attrelid = to_regclass('headrace.quarantine') and attname = 'intent'
+       )
 """
 
 # Raises if a column is missing, which another version may have called otherwise, or a right.
 _CHECK = """
-    select l.slot, l.flush, l.fence, l.at, i.key, i.fingerprint, i.answer, i.at, q.row, q.row_bytes, q.request_id
+    select l.slot, l.flush, l.fence, l.at, i.key, i.fingerprint, i.answer, i.at, q.row, q.row_bytes, q.request_id,
+        q.intent
     from headrace.ledger l, headrace.idempotency i, headrace.quarantine q where false
 """
 

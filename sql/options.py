@@ -96,6 +96,34 @@ class Options:
         """Whether more must be known of a write than that it succeeded."""
         return self.returning is not None or self.singular or self.rollback or self.merges
 
+    def intent(self, listed: tuple[str, ...] | None) -> Intent | None:
+        """What is left to remember of it, with the columns that were listed, if there is anything."""
+        if listed is None and self.conflict is None:
+            return None
+        conflict = self.conflict or Conflict((), merge=False)
+        return Intent(listed, self.missing is Missing.DEFAULT, conflict.columns, conflict.merge)
+
+
+class Intent(Struct, frozen=True, omit_defaults=True):
+    """How a row that is kept for later was to be written, as JSON has it. See `Conflict` and `Missing`.
+
+    Of its keys only `columns` count, if they are not None, and what it lacks of these is NULL or, with `defaults`,
+    their default.
+    """
+
+    columns: tuple[str, ...] | None = None
+    defaults: bool = False
+    conflict: tuple[str, ...] = ()
+    merge: bool = False
+
+    @property
+    def options(self) -> Options:
+        """The same for a write."""
+        missing = Missing.NOTHING
+        if self.columns is not None:
+            missing = Missing.DEFAULT if self.defaults else Missing.NULL
+        return Options(Conflict(self.conflict, self.merge) if self.conflict else None, missing=missing)
+
 
 PLAIN = Options()
 

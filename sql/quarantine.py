@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, cast
 
 import asyncpg
+import msgspec
 from msgspec import Struct
 
 from sql.catalog import load
@@ -26,17 +27,20 @@ from sql.errors import (
     one_line,
     unknown_table,
 )
+from sql.options import Intent
 from sql.record_codec import RecordCodec
-from sql.target import Target, Way
+from sql.target import Target, Way, way_of
 
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]
 
 _BYTES_MAX = 1 << 30
 
+_decode_intent = msgspec.json.Decoder(Intent).decode
+
 _COLUMNS = """
     id, at, schema_name as schema, table_name as table, coalesce(row_bytes, convert_to(row, 'UTF8')) as row,
-    code, message, details, hint, column_name as column, request_id, row_number
+    code, message, details, hint, column_name as column, request_id, row_number, intent::text as intent
 """
 
 _FILTER = "($1::text is null or table_name = $1 or schema_name || '.' || table_name = $1)"
@@ -57,6 +61,8 @@ class Entry(Struct, frozen=True):
     column: str | None
     request_id: str
     row_number: int
+    intent: str | None
+    """How it was to be stored, as JSON, where that was no plain insert."""
 
 
 async def entries(connection: Connection, *, table: str | None = None, limit: int, after: int = 0) -> list[Entry]:
@@ -139,18 +145,24 @@ async def _statement(connection: Connection, entry: Entry) -> str:
     table = catalog.tables.get((entry.schema, entry.table))
     if table is None:
         raise unknown_table(entry.schema, entry.table)
-    if table.copyable:
-        codec: CopyCodec | RecordCodec = CopyCodec(table, copy_default=catalog.copy_default, bytes_max=_BYTES_MAX)
-        way = Way.COPY
+    intent = _decode_intent(entry.intent or "{}")
+    options = intent.options
+    way = way_of(table, options, copy_default=catalog.copy_default)
+    listed = intent.columns
+    if way is Way.COPY:
+        codec: CopyCodec | RecordCodec = CopyCodec(
+            table, copy_default=catalog.copy_default, bytes_max=_BYTES_MAX, columns=listed, defaults=intent.defaults
+        )
     else:
-        codec, way = RecordCodec(table), Way.RECORDSET
+        codec, way = RecordCodec(table, columns=listed, defaults=intent.defaults), Way.RECORDSET
     try:
         encoded = codec.one(entry.row)
     except TooLarge as error:
         raise Rejected(Fault("54000", str(error))) from None
     if not encoded.columns:
         way = Way.RECORDSET
-    return Target(table, encoded.columns, way, catalog.copy_default).each(encoded.payload, [entry.row])[0]
+    target = Target(table, encoded.columns, way, catalog.copy_default, options)
+    return target.each(encoded.payload, [entry.row])[0]
 
 
 async def _exists(connection: Connection) -> bool:

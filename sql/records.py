@@ -62,7 +62,9 @@ def statements(extras: Iterable[tuple[Target, Extra, Written | None]]) -> list[s
         if extra.key is not None:
             keys.append((extra.key.text, _key_values(extra.key, result, extra.salvage)))
         if extra.salvage is not None:
-            bad += [_bad_values(target, row, extra.salvage.request_id) for row in extra.salvage.bad]
+            intent = extra.salvage.intent
+            how = "null" if intent is None else literal(msgspec.json.encode(intent).decode())
+            bad += [_bad_values(target, row, extra.salvage.request_id, how) for row in extra.salvage.bad]
     found = []
     if keys:
         # Always in the same order, so that two transactions do not wait for each other in turn.
@@ -70,7 +72,8 @@ def statements(extras: Iterable[tuple[Target, Extra, Written | None]]) -> list[s
         found.append(f"insert into headrace.idempotency (key, fingerprint, answer) values {values}")
     if bad:
         columns = (
-            "schema_name, table_name, row, row_bytes, code, message, details, hint, column_name, request_id, row_number"
+            "schema_name, table_name, row, row_bytes, code, message, details, hint, column_name, request_id,"
+            " row_number, intent"
         )
         found.append(f"insert into headrace.quarantine ({columns}) values {','.join(bad)}")
     return found
@@ -120,7 +123,7 @@ def _remembered(row: BadRow) -> _BadRow:
     return _BadRow(row.row, fault.code, fault.message, fault.details, fault.hint, fault.column)
 
 
-def _bad_values(target: Target, row: BadRow, request_id: str) -> str:
+def _bad_values(target: Target, row: BadRow, request_id: str, intent: str) -> str:
     fault = row.fault
     try:
         text = None if b"\0" in row.raw else row.raw.decode()
@@ -136,6 +139,7 @@ def _bad_values(target: Target, row: BadRow, request_id: str) -> str:
         *("null" if words is None else literal(_clean(words)) for words in (fault.details, fault.hint, fault.column)),
         literal(request_id),
         str(row.row),
+        intent,
     )
     return f"({','.join(values)})"
 

@@ -6,6 +6,7 @@ Owns those values, and how a body is taken apart row by row. Must not know how a
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from copy import copy
 from typing import cast
 
 from msgspec import Struct
@@ -14,7 +15,7 @@ from sql.codec import CopyCodec
 from sql.elements import elements_of
 from sql.encoded import MALFORMED, Encoded, Payload, decode_elements, keys_differ, result_of
 from sql.errors import Fault, Rejected
-from sql.options import Written
+from sql.options import Intent, Written
 from sql.record_codec import RecordCodec
 
 _PIECE_BYTES = 8 * 1024
@@ -55,15 +56,23 @@ class Salvage:
 
     `body` is that of the request, with `lines` if it is newline-delimited JSON; `bad` are the rows that a codec has
     refused. With `everything`, all rows are kept when it is not a row but the request that fails (its table is gone):
-    nobody is left to be told.
+    nobody is left to be told. `intent` is how they were to be written.
     """
 
-    __slots__ = ("_rows", "bad", "body", "everything", "lines", "request_id")
+    __slots__ = ("_rows", "bad", "body", "everything", "intent", "lines", "request_id")
 
-    def __init__(
-        self, request_id: str, body: bytes, *, lines: bool, bad: Sequence[BadRow] = (), everything: bool = False
+    def __init__(  # noqa: PLR0913 - what a request has said, by name
+        self,
+        request_id: str,
+        body: bytes,
+        *,
+        lines: bool,
+        bad: Sequence[BadRow] = (),
+        everything: bool = False,
+        intent: Intent | None = None,
     ) -> None:
         self.request_id = request_id
+        self.intent = intent
         self.body = body
         self.lines = lines
         self.bad = tuple(bad)
@@ -80,8 +89,8 @@ class Salvage:
     def with_bad(self, rows: Sequence[BadRow]) -> Salvage:
         """The same with more bad rows."""
         bad = sorted([*self.bad, *rows], key=lambda row: row.row)
-        more = Salvage(self.request_id, self.body, lines=self.lines, bad=bad, everything=self.everything)
-        more._rows = self._rows
+        more = copy(self)
+        more.bad = tuple(bad)
         return more
 
 

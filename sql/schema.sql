@@ -34,7 +34,9 @@ create table if not exists headrace.quarantine (
     column_name text,
     request_id  text not null,
     row_number  bigint not null,
+    intent      json,
     check (num_nonnulls(row, row_bytes) = 1)
 );
+alter table headrace.quarantine add column if not exists intent json;  -- of an earlier version
 comment on table headrace.quarantine is
-    'Rows that could not be stored, as they came, with the reason. row_bytes where they are no text that a column can hold.';
+    'Rows that could not be stored, as they came, with the reason. row_bytes: no text that a column can hold. intent: what the request asked for beside storing them.';

@@ -124,7 +124,7 @@ async def test_a_table_for_a_terminal(capsys: pytest.CaptureFixture[str], monkey
     monkeypatch.setenv("COLUMNS", "160")
     at = datetime(2026, 11, 21, 10, tzinfo=UTC)
     entry = quarantine.Entry(
-        7, at, "public", "items", b'{"a":"[red]\x1b[31m"}', "22P02", "bad", None, None, None, "r", 3
+        7, at, "public", "items", b'{"a":"[red]\x1b[31m"}', "22P02", "bad", None, None, None, "r", 3, None
     )
 
     async def entries(*_: object, **__: object) -> list[quarantine.Entry]:

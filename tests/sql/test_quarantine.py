@@ -9,6 +9,7 @@ import pytest
 
 from sql import BadRow, Extra, Fault, Salvage, Slot, Timeouts, Unavailable, nothing_target, quarantine
 from sql.catalog import load
+from sql.options import Intent
 from tests.harness import Connection, rows_of
 from tests.sql.batches import Batch, Request
 
@@ -100,3 +101,38 @@ async def test_a_database_without_a_quarantine(db: Connection) -> None:
     assert await quarantine.entries(db, limit=10) == []
     assert await quarantine.entry(db, 1) is None
     assert (await quarantine.drop(db, [1]), await quarantine.count(db)) == (0, 0)
+
+
+async def test_a_row_is_tried_again_as_it_was_meant(db: Connection, dsn: str) -> None:
+    """With the columns that its request listed, their defaults or NULL, and what it wanted of rows that are there."""
+    await db.execute(
+        "create table t (k int primary key, n int default 7, s text default 'x'); insert into t values (1)"
+    )
+    slot = Slot(dsn, Timeouts(), lambda: load(db, ["public"]))
+    await slot.open()
+    rows = [b'{"k":1,"n":9,"extra":1}', b'{"k":2,"extra":1}']
+    listed = ("k", "n", "s")
+    intents = [Intent(), Intent(listed), Intent(listed, conflict=("k",)), Intent(listed, conflict=("k",), merge=True)]
+    for intent in [*intents, Intent(("k", "s"), defaults=True, conflict=("k",), merge=True)]:
+        bad = [BadRow(n, raw, Fault("22000", "because")) for n, raw in enumerate(rows, 1)]
+        extra = Extra(salvage=Salvage("r", b"", lines=True, bad=bad, intent=intent))
+        await slot.write([Batch(nothing_target("public", "t"), [Request(b"", 2, extra)])])
+    await slot.close()
+    one, two = [(1, 7, "x")], (2, None, None)
+    after = [one, [*one, two], [*one, two], [(1, 9, None), two], [(1, 9, "x"), (2, None, "x")]]
+    codes = [("PGRST204", "PGRST204"), ("23505", None), (None, None), (None, None), (None, None)]
+    entries = await quarantine.entries(db, limit=100)
+    for number, (expected, stored) in enumerate(zip(codes, after, strict=True)):
+        faults = [await quarantine.replay(db, entry.id) for entry in entries[2 * number : 2 * number + 2]]
+        assert tuple(fault and fault.code for fault in faults) == expected
+        assert await rows_of(db, "select * from t order by k") == stored
+
+
+async def test_a_quarantine_of_an_earlier_version_gets_the_new_column(db: Connection, dsn: str) -> None:
+    """Or no slot could sign in."""
+    for _ in range(2):
+        slot = Slot(dsn, Timeouts(), lambda: load(db, ["public"]))
+        await slot.open()
+        await slot.close()
+        assert await quarantine.entries(db, limit=1) == []
+        await db.execute("alter table headrace.quarantine drop column intent")
