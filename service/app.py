@@ -49,11 +49,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_exception_handler(Exception, _http_problem)
     docs = Docs(settings.prefix)
     app.add_middleware(Cors, private=frozenset({livez, readyz, metrics_text, docs.description}))
-    app.add_api_route("/livez", livez, methods=["GET"])
-    app.add_api_route("/readyz", readyz, methods=["GET"])
-    for path, probe in (("/livez", livez), ("/readyz", readyz)):  # as Vector and many load balancers ask
-        app.add_api_route(path, probe, methods=["HEAD"], include_in_schema=False)
-    app.add_api_route("/metrics", metrics_text, methods=["GET"])
+    for path, endpoint in (("/livez", livez), ("/readyz", readyz), ("/metrics", metrics_text)):
+        app.add_api_route(path, endpoint, methods=["GET", "HEAD"])  # HEAD: Vector and many load balancers ask so
     docs.add_to(app)
     app.router.add_api_route(
         f"{settings.prefix}{_TABLE}", post_rows, methods=["POST"], route_class_override=_TableRoute

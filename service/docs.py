@@ -53,9 +53,9 @@ class Docs:
 
     def add_to(self, app: FastAPI) -> None:
         """Serve them with this app."""
-        app.add_api_route("/openapi.json", self.description, methods=["GET"])
-        app.add_api_route("/docs", self.page, methods=["GET"])
-        app.add_api_route("/docs/{name}", self.file, methods=["GET"])
+        app.add_api_route("/openapi.json", self.description, methods=["GET", "HEAD"])
+        app.add_api_route("/docs", self.page, methods=["GET", "HEAD"])
+        app.add_api_route("/docs/{name}", self.file, methods=["GET", "HEAD"])
 
     async def page(self) -> Response:
         """The page."""
