@@ -87,7 +87,7 @@ class Batcher:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.clock = clock
-        self._queue = Queue(limits, sinks[0].may_share, self._admit, sinks[0].is_serial)
+        self._queue = Queue(limits, sinks[0].may_share, self._admit, sinks[0].serial)
         self._slots = [Slot(sink, retry, doubt_seconds, clock, self._sink_failed) for sink in sinks]
         # What takes longer to write than writing anything takes.
         self._much_rows = min(limits.small_rows_max, limits.batch_rows_max // 2)

@@ -46,7 +46,7 @@ class Queue:
 
     `may_share` says of a lane whether its small batches may be written together with those of others. `admit` is asked
     about what cannot be in the next batch, because more than one is pending already; it may raise `QueueFull`.
-    `is_serial` says of a lane that no two of its batches may be written at once.
+    `serial` says what a lane's batches have for themselves, one at a time.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Queue:
         limits: Limits,
         may_share: Callable[[Hashable], bool] = lambda _: False,
         admit: Callable[[Hashable, Submission], None] = lambda _lane, _submission: None,
-        is_serial: Callable[[Hashable], bool] = lambda _: False,
+        serial: Callable[[Hashable], Hashable | None] = lambda _: None,
     ) -> None:
         self.limits = limits
         """May be replaced by others, of which batches may hold less; for the batches that are taken from then on."""
@@ -70,7 +70,7 @@ class Queue:
         self._free_rows = min(limits.batch_rows_max, limits.pending_rows_max)
         self._free_bytes = min(limits.batch_bytes_max, limits.pending_bytes_max)
         self._lanes: dict[Hashable, Lane] = {}  # each has waiting rows
-        self._turns = Turns(limits, is_serial)
+        self._turns = Turns(limits, serial)
 
     def __len__(self) -> int:
         """How many lanes could be given a batch of."""

@@ -30,8 +30,11 @@ class Sink(Protocol):
     def may_share(self, lane: Hashable, /) -> bool:
         """Whether small batches of the lane may be written together with those of other lanes that may."""
 
-    def is_serial(self, lane: Hashable, /) -> bool:
-        """Whether two batches of the lane at once would be in each other's way, so that it is given one at a time."""
+    def serial(self, lane: Hashable, /) -> Hashable | None:
+        """Whatever batches of the lane have for themselves while they are written; None if they may be written at once.
+
+        Lanes that have the same in common are given one batch at a time.
+        """
 
     async def open(self) -> None:
         """Make ready to write; called before the first `write` and after one that raised.

@@ -16,7 +16,7 @@ from batching.limits import Limits
 class Turns:
     """Lanes that have something to write, each either in the order or held."""
 
-    def __init__(self, limits: Limits, is_serial: Callable[[Hashable], bool]) -> None:
+    def __init__(self, limits: Limits, serial: Callable[[Hashable], Hashable | None]) -> None:
         self.order: OrderedDict[Lane, None] = OrderedDict()
         """The first is served next."""
         self.flying_rows = 0
@@ -34,8 +34,8 @@ class Turns:
         self._soon_done: dict[Hashable, bool] = {}
         # Lanes that have failed, while a batch of them is tried again: no second slot is risked on those meanwhile.
         self._on_trial: set[Hashable] = set()
-        # What serial lanes are written to, while a batch of them is.
-        self._is_serial = is_serial
+        # What batches have for themselves that are being written.
+        self._serial = serial
         self._taken: set[Hashable] = set()
 
     def __len__(self) -> int:
@@ -75,15 +75,27 @@ class Turns:
             self._on_trial.add(batch.key)
         if batch.is_small:
             self._soon_done[batch.key] = False
-        if self._is_serial(batch.lane):
-            self._taken.add(batch.lane)
+        taken = self._serial(batch.lane)
+        if taken is not None:
+            self._taken.add(taken)
+            for lane in [lane for lane in self.order if self._serial(lane.target) == taken]:
+                self.move(lane)
 
     def landed(self, batch: Batch) -> None:
         """The batch is not being written any more."""
         self.flying_rows -= batch.rows
         self.flying_bytes -= batch.size
-        self._taken.discard(batch.lane)
         self.release(batch)
+        taken = self._serial(batch.lane)
+        if taken is not None:
+            self._taken.discard(taken)
+            # All that have waited for it, in the order in which they came, or the busiest would always be the first.
+            for lane in [lane for lane in self._held if self._serial(lane.target) == taken]:
+                self.review(lane)
+
+    def _is_taken(self, lane: Lane) -> bool:
+        """Whether a batch is being written that has for itself what the lane needs."""
+        return bool(self._taken) and self._serial(lane.target) in self._taken
 
     def release(self, batch: Batch) -> None:
         """Its lane does not have to wait for the batch."""
@@ -116,7 +128,7 @@ class Turns:
     def _has_reason_to_wait(self, lane: Lane) -> bool:
         """Whether writing rows of the lane now would be a mistake, although a slot is free.
 
-        It would be if writing it has just failed, if two of its batches may not be written at once, or if a small batch
+        It would be if writing it has just failed, if what it is written to is taken, or if a small batch
         of it is stuck, on a lock perhaps, that would take the next slot as well. And it would be wasteful while few
         rows wait for the end of a small batch: two cost twice as much as one, and not waiting saves a millisecond at
         most.
@@ -125,7 +137,7 @@ class Turns:
         return (
             lane.paused_until is not None
             or key in self._on_trial
-            or lane.target in self._taken
+            or self._is_taken(lane)
             or (key in self._soon_done and not lane.failures and (self._soon_done[key] or self._is_small(lane)))
         )
 

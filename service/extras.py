@@ -182,9 +182,11 @@ class ExtraPosting(Posting):
             return
         self._end_arrival()
         self._count(encoded.rows or len(bad), len(bad) if encoded.rows else 0)
+        table = plan.table
         try:
+            target = plan.target_of(encoded) if encoded.rows else nothing_target(table.schema, table.name)
             self._claim_key()
-        except Refused as error:
+        except (Rejected, Refused) as error:
             self._failed(error)
             return
         self.payload = encoded.to_write
@@ -195,8 +197,6 @@ class ExtraPosting(Posting):
         if not self._is_submitted:  # a second try has no more time
             self.deadline = postings.batcher.clock() + plan.wait_seconds
             self._is_submitted = True
-        table = plan.table
-        target = plan.target_of(encoded) if encoded.rows else nothing_target(table.schema, table.name)
         self.submit_to(target.apart if self.apart else target)
         if plan.respond_async and not self.answered:
             self._promised = plan

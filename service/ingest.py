@@ -158,6 +158,8 @@ class Ingest:
         preferences = prefer.parse(request.prefer) if request.prefer else prefer.NONE
         if preferences.quarantine and not self.quarantines:
             preferences = replace(preferences, quarantine=False)
+        if self._tx_override and preferences.tx == "rollback":  # nothing is kept, so there is nothing to wait for
+            preferences = replace(preferences, quarantine=False, respond_async=False)
         columns = None
         if query.columns is not None and not media.names_columns:
             columns = in_order(route.table, query.columns)

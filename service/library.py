@@ -247,6 +247,11 @@ class Headrace:
         except TableUnknown:
             body, names = await _body_of_many(many, await call.find_table(service, expires))
         if names is not None and columns is None:
+            if on_conflict is not None and not ignore_duplicates:
+                raise ValueError(
+                    "rows that may change stored ones must all have the same columns, or the call must name `columns`: "
+                    "what a row lacks would be set to its default"
+                )
             call = self._call(msgspec.structs.replace(parameters, columns=names))
         return await _stored(service, call, body, expires, idempotency_key)
 

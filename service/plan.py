@@ -126,11 +126,12 @@ class Plan:
         self.media = asked.media
         self.decodes = not asked.media.is_plain
         self.lines = asked.media.lines
+        conflict = _conflict(table, asked)
         # Whether the number of rows that are stored is known before.
-        is_certain = preferences.merge is not False and not table.filtering_triggers
+        is_certain = conflict is None and not table.filtering_triggers
         self._is_singular = asked.accepted.shape is Shape.OBJECT
         self._checks_number = self._is_singular and is_certain
-        options = _options(table, asked, is_certain=is_certain)
+        options = _options(table, asked, conflict, is_certain=is_certain)
         wish = Wish(
             table,
             preferences,
@@ -250,10 +251,9 @@ class Reader:
         return (yield from self._lines.finishing())
 
 
-def _options(table: Table, asked: Asked, *, is_certain: bool) -> Options:
+def _options(table: Table, asked: Asked, conflict: Conflict | None, *, is_certain: bool) -> Options:
     """What is asked of the write. Raises `Rejected` for columns that are none."""
     query, preferences = asked.query, asked.preferences
-    conflict = _conflict(table, asked)
     missing = Missing.NOTHING
     if asked.columns is not None:
         missing = Missing.DEFAULT if preferences.missing_default else Missing.NULL

@@ -194,8 +194,8 @@ class _Converter:
 
     def _bytes(self, value: bytes | bytearray | memoryview) -> str:
         column = self._column()
-        # The text of a text column would be the notation for the bytes.
-        if self._is_json() or (column is not None and column.type.startswith(("text", "character"))):
+        # In any other column, the notation for the bytes would be the text.
+        if self._is_json() or (column is not None and column.value.name != "bytea"):
             raise TypeError(f"cannot store {_type(value)} in a column of type {column.type if column else 'json'}")
         return f"\\x{value.hex()}"
 

@@ -55,8 +55,7 @@ class Success:
         self._locates = preferences.returning == "headers-only" and bool(wish.key)
         self._counts = preferences.count in ("exact", "estimated")
         self._merges = wish.conflict is not None and wish.conflict.merge
-        resolution = wish.conflict is not None or not wish.preferences.merge
-        applied = ", ".join(preferences.applied(resolution=resolution, tx=wish.tx_override))
+        applied = ", ".join(preferences.applied(resolution=wish.conflict is not None, tx=wish.tx_override))
         self._headers = (*([("preference-applied", applied)] if applied else []), _VARY, *wish.headers)
         self._uncounted = (("content-range", "*/*"), *self._headers)
         self.accepted = Answer(202, self._uncounted)

@@ -53,8 +53,8 @@ class ValueType:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column. `type` is as `format_type` writes it; `identity` is "always", "by default" or None. `default` may be
-    that of a domain, and so may `not_null`.
+    """One column. `type` is as `format_type` writes it, `bare_type` the same without a length or the like. `identity`
+    is "always", "by default" or None. `default` may be that of a domain, and so may `not_null`.
 
     `delimiter` and `json_elements` describe the elements of an array: what stands between them, whether they are JSON.
     A column of a view is `insertable` if it is one of a table.
@@ -72,6 +72,7 @@ class Column:
     value: ValueType = ValueType("text")
     insertable: bool = True
     comment: str | None = None
+    bare_type: str = ""
 
     @property
     def has_default(self) -> bool:
@@ -147,6 +148,7 @@ class _ColumnRow(msgspec.Struct):
 
     name: str
     type: str
+    bare_type: str
     base: str
     category: str
     element: str | None
@@ -236,6 +238,7 @@ def _column(row: _ColumnRow) -> Column:
         value=ValueType(row.element or row.base, row.modifier, tuple(row.labels or ()), is_array=row.category == "A"),
         insertable=row.insertable,
         comment=row.comment,
+        bare_type=row.bare_type,
     )
 
 

@@ -57,6 +57,7 @@ select
         select coalesce(json_agg(json_build_object(
             'name', a.attname,
             'type', format_type(a.atttypid, a.atttypmod),
+            'bare_type', format_type(a.atttypid, -1),
             'base', base.typname,
             'category', base.typcategory,
             'element', element.typname,
@@ -68,7 +69,8 @@ select
                   from pg_enum l where l.enumtypid = coalesce(element.oid, base.oid)
             ),
             'not_null', a.attnotnull or b.not_null,
-            'default', coalesce(pg_get_expr(d.adbin, d.adrelid), own.typdefault, case a.attidentity when 'd' then
+            'default', coalesce(pg_get_expr(d.adbin, d.adrelid), pg_get_expr(own.typdefaultbin, 0),
+                case a.attidentity when 'd' then
                 format('nextval(%L::regclass)', pg_get_serial_sequence(format('%I.%I', r.nspname, r.relname), a.attname))
             end),
             'identity', a.attidentity,

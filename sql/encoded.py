@@ -37,6 +37,24 @@ class Keyed(Struct, frozen=True):
     keys: frozenset[tuple[str, ...]]
 
 
+def runs(payloads: Iterable[object]) -> list[int]:
+    """How many payloads each run has that may be written by one statement: none has a key in common with another one.
+
+    A statement may change a row only once, but each request may change what the one before it has stored. Runs are in
+    order, and not merged: keys that do not look equal may be so all the same.
+    """
+    lengths = [0]
+    seen: set[tuple[str, ...]] = set()
+    for payload in payloads:
+        if isinstance(payload, Keyed):
+            if not seen.isdisjoint(payload.keys):
+                lengths.append(0)
+                seen.clear()
+            seen |= payload.keys
+        lengths[-1] += 1
+    return lengths
+
+
 class Encoded(Struct, frozen=True):
     """Rows that are ready to be written: their columns in the table's order, the payload, and how many there are.
 

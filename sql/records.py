@@ -54,6 +54,26 @@ def is_repeated(error: BaseException) -> bool:
     )
 
 
+def claims(extras: Iterable[Extra]) -> list[str]:
+    """The INSERT of the keys of requests whose answers are not known yet. It comes before their rows: those of a
+    repeated request may fail for being there already.
+    """
+    values = sorted([f"({literal(e.key.text)},{_bytes(e.key.fingerprint)})" for e in extras if e.key is not None])
+    return [f"insert into headrace.idempotency (key, fingerprint) values {','.join(values)}"] if values else []
+
+
+def answers(extras: Iterable[tuple[Target, Extra, Written | None]]) -> list[str]:
+    """What is written when the answers are known: those of the keys that were inserted before, and bad rows."""
+    extras = list(extras)
+    found = []
+    for _, extra, result in extras:
+        if extra.key is not None:
+            answer = _answer_value(result, extra.salvage)
+            if answer != "null":
+                found.append(f"update headrace.idempotency set answer = {answer} where key = {literal(extra.key.text)}")
+    return found + statements((target, Extra(None, extra.salvage), None) for target, extra, _ in extras)
+
+
 def statements(extras: Iterable[tuple[Target, Extra, Written | None]]) -> list[str]:
     """The INSERTs for these requests: to which target, what they brought, and what they are told."""
     keys: list[tuple[str, str]] = []
@@ -108,6 +128,10 @@ def _stored(answer: str | None) -> Stored:
 
 
 def _key_values(key: IdempotencyKey, result: Written | None, salvage: Salvage | None) -> str:
+    return f"({literal(key.text)},{_bytes(key.fingerprint)},{_answer_value(result, salvage)})"
+
+
+def _answer_value(result: Written | None, salvage: Salvage | None) -> str:
     bad = salvage.bad if salvage is not None else ()
     answer = "null"
     if result is not None or bad:
@@ -115,7 +139,7 @@ def _key_values(key: IdempotencyKey, result: Written | None, salvage: Salvage | 
         if result is not None:
             remembered.rows, remembered.count, remembered.inserted = list(result.rows), result.count, result.inserted
         answer = literal(msgspec.json.encode(remembered).decode())
-    return f"({literal(key.text)},{_bytes(key.fingerprint)},{answer})"
+    return answer
 
 
 def _remembered(row: BadRow) -> _BadRow:
@@ -206,8 +230,9 @@ class _Tried(Struct):
 _decode_tried = msgspec.json.Decoder(list[_Tried]).decode
 
 
-async def try_each(connection: Connection, rows: Sequence[str]) -> dict[int, Fault]:
+async def try_each(connection: Connection, rows: Sequence[str], time_zone: str = "") -> dict[int, Fault]:
     """Which of these INSERTs of one row each would fail, and why, by their places from 0. Nothing is stored.
+    `time_zone` is the transaction's, "" for the session's.
 
     Each is tried with those before it that would not. Raises what asyncpg raises for whatever is not a row's fault.
     """
@@ -215,6 +240,8 @@ async def try_each(connection: Connection, rows: Sequence[str]) -> dict[int, Fau
     transaction = connection.transaction()
     await transaction.start()
     try:
+        if time_zone:
+            await connection.execute(f"set local time zone {literal(time_zone)}")
         for start in range(0, len(rows), _TRIED_AT_ONCE):
             some = msgspec.json.encode(rows[start : start + _TRIED_AT_ONCE]).decode()
             await connection.execute("select set_config('headrace.statements', $1, true)", some)

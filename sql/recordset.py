@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from sql.encoded import Keyed
+from sql.encoded import Keyed, runs
 from sql.options import Written
 from sql.target import Target
 
@@ -55,12 +55,11 @@ async def insert_returning(
     was stored.
     """
     options = target.options
-    found: dict[int, Written] = {}
+    results: list[Written] = []
     try:
         await connection.execute(f"begin;{before}")
-        for wave in _waves(requests):
-            found.update(zip(wave, await _insert(connection, target, [requests[n] for n in wave]), strict=True))
-        results = [found[place] for place in range(len(requests))]
+        for length in runs([request.payload for request in requests]):
+            results += await _insert(connection, target, requests[len(results) : len(results) + length])
         if options.singular:
             counts = {place: result.count for place, result in enumerate(results) if result.count != 1}
             if counts:
@@ -79,25 +78,6 @@ async def insert_returning(
     if await connection.execute(end) != end.upper():
         raise RuntimeError("the transaction was rolled back by its commit")
     return results
-
-
-def _waves(requests: Sequence[Given]) -> list[list[int]]:
-    """The places of the requests, parted so that none has a key in common with another one in its wave.
-
-    One statement may change a row only once, but each request may change what the one before it has stored.
-    """
-    if not any(isinstance(request.payload, Keyed) for request in requests):
-        return [list(range(len(requests)))]
-    waves: list[list[int]] = []
-    last: dict[object, int] = {}
-    for place, request in enumerate(requests):
-        keys = request.payload.keys if isinstance(request.payload, Keyed) else frozenset()
-        wave = max([last[key] for key in keys if key in last], default=-1) + 1
-        last.update(dict.fromkeys(keys, wave))
-        if wave == len(waves):
-            waves.append([])
-        waves[wave].append(place)
-    return waves
 
 
 async def _insert(connection: Connection, target: Target, requests: Sequence[Given]) -> list[Written]:

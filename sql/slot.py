@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, cast
+from weakref import WeakKeyDictionary
 
 import asyncpg
 
@@ -48,6 +50,10 @@ logger = logging.getLogger(__name__)
 _TRIAL_SECONDS = 5.0
 """How long the rows of a request may take to be tried one by one; the others of its batch wait for that."""
 
+_AGREED_SECONDS = 1.0
+"""For so long a table is as expected that has just been looked at: the watch looks as often. Else each request that
+asks for the impossible (a cast to no type, say) would have the catalog read."""
+
 _STALE_SECONDS = 86_400.0
 """After a day without a write the slot signs in again: its row in the ledger may be taken for a dead one's."""
 
@@ -80,6 +86,7 @@ class Slot:
         self._lost_at = 0.0
         self._past = Past.NOT_STORED
         self._writer = Writer(timeouts)
+        self._agreed: WeakKeyDictionary[Target, float] = WeakKeyDictionary()
 
     async def open(self) -> None:
         """Connect, if not connected, and find out what became of the last write. Raises `Unavailable`."""
@@ -120,9 +127,9 @@ class Slot:
         """Whether a batch can be one of several statements."""
         return cast("Target", lane).is_shareable
 
-    def is_serial(self, lane: Hashable, /) -> bool:
-        """Whether two batches of the lane at once would be in each other's way."""
-        return cast("Target", lane).is_serial
+    def serial(self, lane: Hashable, /) -> Hashable | None:
+        """What batches of the lane must not be written to at once."""
+        return cast("Target", lane).serial
 
     async def write(self, batches: Sequence[Batch], /) -> Sequence[Sequence[object] | Exception]:
         """Store the batches; for each of them an outcome for each of its requests, or `Unavailable`.
@@ -153,7 +160,7 @@ class Slot:
     async def _work_off(self, work: Work) -> None:
         """Write part after part. Raises what `write` raises."""
         while work.parts:
-            part = work.parts.pop()
+            part = work.next()
             try:
                 if part.suspicion is None:
                     work.stored(part, await self._store(work, part))
@@ -181,7 +188,7 @@ class Slot:
         connection = self._open_connection()
         try:
             async with asyncio.timeout(min(_TRIAL_SECONDS, self._timeouts.answer_seconds)):
-                faults = await records.try_each(connection, inserts)
+                faults = await records.try_each(connection, inserts, group.target.options.time_zone)
         except TimeoutError:
             logger.warning("the rows of a request for %s take too long to be tried", group.target.table.identifier)
             connection.terminate()
@@ -270,6 +277,8 @@ class Slot:
     async def _look_again(self, error: asyncpg.PostgresError, work: Work, part: Part) -> None:
         """The table is not as the target says: read the catalog, and judge by that."""
         target = part.groups[0].target
+        if time.monotonic() - self._agreed.get(target, -math.inf) < _AGREED_SECONDS:
+            work.looked_again.add(target)
         if target in work.looked_again and error.sqlstate == "42P10" and not isinstance(error.context, str):
             work.reject(part, fault_of(error))  # no unique key has the columns that `on_conflict` says
             return
@@ -289,6 +298,7 @@ class Slot:
         elif table != target.table:
             work.settle_all(part, iter(lambda: TableChanged(one_line(error)), None))
         else:
+            self._agreed[target] = time.monotonic()
             work.parts.append(part)
 
     async def _answer_repeated(self, work: Work, part: Part) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from sql.catalog import Column, Table, quote_identifier
 from sql.options import EVERYTHING, Form, Item, Missing, Options, Returning, Sort
@@ -113,7 +113,9 @@ def _or_default(column: Column) -> str:
     if not column.has_default:
         return f"r.{name}"
     # A key that is there with null gives the JSON null, which is not NULL.
-    return f"case when e.row -> {literal(column.name)} is null then {column.default} else r.{name} end"
+    # PostgreSQL leaves out the cast to the column's type that a default has; without it, a CASE might choose another.
+    default = f"cast({column.default} as {column.bare_type})"
+    return f"case when e.row -> {literal(column.name)} is null then {default} else r.{name} end"
 
 
 def _on_conflict(columns: Sequence[str], options: Options, *, marked: bool) -> str:
@@ -146,7 +148,8 @@ def _answer(table: Table, returning: Returning, *, marked: bool) -> str:
         items = []
         for item in returning.items:
             items += [item] if item.column != "*" else [Item(name) for name in table.columns]
-        row = f"(select r from (select {', '.join(map(_item, items))}) as r)"
+        whole = _unused("r", [item.label for item in items])
+        row = f"(select {whole} from (select {', '.join(map(_item, items))}) as {whole})"
     match returning.form:
         case Form.JSON:
             return f"row_to_json({row})::text"
@@ -170,9 +173,13 @@ def _sort(sort: Sort) -> str:
 
 
 def _mark(table: Table) -> str:
-    """The name of the column that holds a row's number; none of the table's."""
-    name = "row number"
-    while name in table.columns:
+    """The name of the column that holds a row's number."""
+    return _unused("row number", table.columns)
+
+
+def _unused(name: str, names: Collection[str]) -> str:
+    """A name that is none of these, quoted."""
+    while name in names:
         name += "!"
     return quote_identifier(name)
 

@@ -71,11 +71,11 @@ class Target:
         return self.way is Way.COPY and plain and not self.is_apart and not self.options.time_zone
 
     @cached_property
-    def is_serial(self) -> bool:
-        """Whether one batch at a time is enough: two that change the same rows in another order wait for each other,
-        for a second, until PostgreSQL ends one of them.
+    def serial(self) -> tuple[str, str] | None:
+        """What no two batches may be written to at once, if there is such a thing: the table, if rows are changed. Two
+        that change the same rows in another order wait for each other, for a second, until PostgreSQL ends one of them.
         """
-        return self.options.merges
+        return (self.table.schema, self.table.name) if self.options.merges else None
 
     @cached_property
     def is_marked(self) -> bool:

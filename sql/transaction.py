@@ -53,6 +53,8 @@ class Writer:
         self._lengths = [sum(len(statement) + 1 for statement in before)]
         if target.way is Way.RECORDSET_RETURNING:
             self._lengths = [0]  # its statement is sent alone
+            if ledger is not None:
+                before += records.claims(extra for _, _, _, extra in work.extras(part))
             results: Sequence[Sequence[object]] = await self._write_returning(
                 connection, work, part, ";".join(before), keeps=ledger is not None
             )
@@ -108,7 +110,7 @@ class Writer:
         """What is written after rows that are returned: the keys, of which those are the answer."""
         self._remember(results)
         extras = ((group.target, extra, results[number]) for group, number, _, extra in work.extras(part))
-        return ";".join(records.statements(extras))
+        return ";".join(records.answers(extras))
 
     def _settings(self, work: Work, part: Part) -> list[str]:
         """How long this part may take, where that is less than usual."""

@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol, cast
 import asyncpg
 from msgspec import Struct
 
-from sql.encoded import Payload
+from sql.encoded import Payload, runs
 from sql.errors import Fault, Rejected, Unavailable, fault_of, line_of, not_singular
 from sql.options import Written
 from sql.salvage import BadRow, Extra, Salvage, Stored, without
@@ -24,6 +24,9 @@ _LOCATED_TOGETHER = 3
 _BUSY_MAX = 16
 """How often a wait for somebody's lock is worth finding out whose row it is: enough for one among thousands."""
 
+
+_RUNS_MAX = 50
+"""Statements of upserts in one transaction, for requests with keys in common: each takes a round trip."""
 
 _REPEATS_MAX = 50
 """Enough to part two requests with the same key among many; then somebody is deleting them as fast as we insert."""
@@ -129,6 +132,18 @@ class Work:
         self._located = 0
         self._waited = 0
         self._repeats = 0
+
+    def next(self) -> Part:
+        """Take what is written next: no more statements in a transaction than their time-out is meant for."""
+        part = self.parts.pop()
+        group = part.groups[0]
+        if group.target.serial and len(group.places) > _RUNS_MAX:
+            lengths = runs([request.payload for request in self.requests(group)])
+            if len(lengths) > _RUNS_MAX:
+                first = sum(lengths[:_RUNS_MAX])
+                self._push(part, group.places[first:], group.places[:first])
+                part = self.parts.pop()
+        return part
 
     def is_of(self, batches: Sequence[Batch]) -> bool:
         """Whether it is the work on these batches."""

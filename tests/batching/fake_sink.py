@@ -45,8 +45,8 @@ class FakeSink:
     def may_share(self, _lane: Hashable, /) -> bool:
         return self.shares
 
-    def is_serial(self, _lane: Hashable, /) -> bool:
-        return False
+    def serial(self, _lane: Hashable, /) -> None:
+        return None
 
     async def write(self, batches: Sequence[Batch], /) -> Results:
         """All or nothing, as in one transaction, but for lanes in `busy` and what is in doubt or trouble."""

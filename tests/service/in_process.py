@@ -73,9 +73,8 @@ class Sink:
         """It makes no difference here."""
         return True
 
-    def is_serial(self, _lane: Hashable, /) -> bool:
+    def serial(self, _lane: Hashable, /) -> None:
         """It stores one batch at a time anyway."""
-        return False
 
     async def write(self, batches: Sequence[Batch], /) -> Sequence[Sequence[Outcome]]:
         await self.gate.wait()

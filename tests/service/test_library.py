@@ -496,3 +496,15 @@ def test_every_exception_is_one_of_ours() -> None:
     for kind in (RowsRefused, DuplicateKey, Unavailable):
         assert issubclass(kind, HeadraceError)
         assert kind.__module__ == "headrace"
+
+
+async def test_rows_that_change_others_must_say_all_the_same(db: Connection, writer: Headrace) -> None:
+    """What a row lacks would be set to its default in the stored one, which nobody has asked for."""
+    await db.execute(
+        "create table u (id int primary key, v text, w text default 'd'); insert into u values (1, 'a', 'b')"
+    )
+    rows = [{"id": 1, "v": "new"}, {"id": 2, "w": "new"}]
+    with pytest.raises(ValueError, match="same columns"):
+        await writer.insert("u", rows, on_conflict="id")
+    await writer.insert("u", rows, on_conflict="id", ignore_duplicates=True)
+    assert await rows_of(db, "select * from u order by id") == [(1, "a", "b"), (2, None, "new")]

@@ -6,8 +6,7 @@ import pytest
 
 from sql import Conflict, Form, Item, Missing, Options, Rejected, Returning, Slot, Sort, Target, Written
 from sql.catalog import load
-from sql.encoded import Keyed
-from sql.recordset import Given, _waves
+from sql.encoded import Keyed, runs
 from sql.target import Targets
 from tests.harness import Connection, rows_of
 from tests.sql.batches import Batch, Request
@@ -107,15 +106,83 @@ async def test_the_same_key_in_several_requests_is_written_in_their_order(slot: 
     assert await db.fetchval("select sum(flush) from headrace.ledger") == 1, "in one transaction"
 
 
-async def test_requests_go_in_as_few_statements_as_their_keys_allow() -> None:
-    """As many as the most frequent key has requests; one for all that have none."""
+async def test_requests_with_a_key_in_common_are_parted() -> None:
+    """In their order: which keys are equal is not certain before the database has read them."""
 
-    def waves(*keys: str) -> list[list[int]]:
-        return _waves([Given(Keyed(b"{}", frozenset((key,) for key in row)), len(row)) for row in keys])
+    def parted(*keys: str) -> list[int]:
+        return runs([Keyed(b"{}", frozenset((key,) for key in row)) for row in keys])
 
-    assert waves("a", "a", "b", "b", "c", "c") == [[0, 2, 4], [1, 3, 5]]
-    assert waves("a", "ab", "b", "", "a") == [[0, 3], [1], [2, 4]]
-    assert _waves([Given(b"{}", 1)] * 3) == [[0, 1, 2]]
+    assert parted("a", "a", "b", "b", "c", "c") == [1, 2, 2, 1]
+    assert parted("a", "ab", "b", "", "a") == [1, 1, 3]
+    assert runs([b"{}"] * 3) == [3]
+
+
+async def test_equal_keys_that_do_not_look_equal_keep_their_order(slot: Slot, db: Connection) -> None:
+    """The last one that came is the one that is stored."""
+    lane = await target(db, Options(conflict=KEY), "id", "v")
+    padded = Request(Keyed(b'{"id":" 2 ","v":"last"}', frozenset([(" 2 ",)])))  # type: ignore[arg-type]
+    outcomes = await write(slot, lane, keyed((1, "a")), keyed((1, "b"), (2, "b")), padded)
+    assert outcomes == [Written((), 1, 1), Written((), 2, 1), Written((), 1, 0)]
+    assert await rows_of(db, "select id, v from kept order by id") == [(1, "b"), (2, "last")]
+
+
+async def test_a_hot_key_takes_several_transactions(slot: Slot, db: Connection) -> None:
+    """Each has a time-out, which is not meant for any number of statements."""
+    lane = await target(db, Options(conflict=KEY), "id", "v")
+    outcomes = await write(slot, lane, *[keyed((1, f"{n}")) for n in range(120)])
+    assert outcomes == [Written((), 1, 1)] + [Written((), 1, 0)] * 119
+    assert await rows_of(db, "select id, v from kept") == [(1, "119")]
+    assert await db.fetchval("select sum(flush) from headrace.ledger") == 3
+
+
+@pytest.mark.parametrize(
+    ("type_", "default", "value"),
+    [
+        ("timestamp", "now()", "2024-03-31 02:30:00"),
+        ("bigint", "random() * 1e15", "9007199254740993"),
+        ("numeric", "random()", "0.12345678901234567890123"),
+        ("text", "gen_random_uuid()", "x"),
+        ("varchar(40)", "now()", "x"),
+        ("char(3)", "'abc'", "xyz"),
+        ("time", "now()", "12:00:00"),
+        ("seconds", "7", "8"),
+    ],
+)
+async def test_a_default_does_not_change_the_values_of_others(
+    type_: str, default: str, value: str, slot: Slot, db: Connection
+) -> None:
+    """They stand in one expression, whose type must be that of the column."""
+    await db.execute(
+        f"""
+        create schema other; create function other.seven() returns int language sql as 'select 7';
+        create domain seconds as int default other.seven();
+        create table d (n int, at {type_} {"" if type_ == "seconds" else f"default {default}"})
+        """
+    )
+    returning = Returning((Item("at", cast="text"),))
+    options = Options(returning=returning, missing=Missing.DEFAULT, time_zone="Europe/Berlin")
+    lane = await target(db, options, "n", "at", table="d")
+    given, other = await write(slot, lane, Request(b'{"at":"%b"}' % value.encode()), Request(b'{"n":1}'))
+    assert given == Written([f'{{"at":"{value}"}}'], 1, 1)
+    assert isinstance(other, Written)
+    assert await db.fetchval("select at is not null from d where n = 1")
+
+
+@pytest.mark.parametrize("form", [Form.JSON, Form.CSV])
+async def test_columns_may_have_any_name(form: Form, slot: Slot, db: Connection) -> None:
+    """Also one that our own statement might use."""
+    names = ["r", "t", "e", "n", "row", "stored", "row number", "answer", "excluded"]
+    columns = ", ".join(f'"{name}" int' for name in names)
+    await db.execute(f"create table names (id int primary key, {columns}); insert into names values (1)")
+    body = "{" + ",".join([f'"{name}":{n}' for n, name in enumerate(["id", *names], 1)]) + "}"
+    expected = body if form is Form.JSON else ",".join(map(str, range(1, 11)))
+    for items in ((Item("*"),), tuple(Item(name) for name in ["id", *names])):
+        for missing in (Missing.NOTHING, Missing.DEFAULT):
+            returning = Returning(items, (Sort("r"),), form)
+            lane = await target(db, Options(KEY, returning, missing), "id", *names, table="names")
+            assert await write(slot, lane, Request(body.encode())) == [Written([expected], 1, 0)]
+    lane = await target(db, Options(KEY, Returning((Item("id", "r"), Item("r", "x")))), "id", "r", table="names")
+    assert await write(slot, lane, Request(b'{"id":1,"r":5}')) == [Written(['{"r":1,"x":5}'], 1, 0)]
 
 
 async def test_a_key_twice_in_one_request_fails_that_one_only(slot: Slot, db: Connection) -> None:

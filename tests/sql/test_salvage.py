@@ -427,10 +427,10 @@ async def test_whatever_a_trigger_raises_comes_to_an_end(
     tries = 0
     try_each = records.try_each
 
-    async def counted(connection: Connection, rows: Sequence[str]) -> dict[int, Fault]:
+    async def counted(connection: Connection, rows: Sequence[str], time_zone: str) -> dict[int, Fault]:
         nonlocal tries
         tries += 1
-        return await try_each(connection, rows)
+        return await try_each(connection, rows, time_zone)
 
     monkeypatch.setattr(records, "try_each", counted)
     body = b'[{"n":1},{"n":7}]'
