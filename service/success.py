@@ -91,7 +91,8 @@ class Success:
             headers = (*headers, ("headrace-quarantined", str(len(bad))), ("headrace-quarantined-rows", named))
             if self._names:
                 headers = (*headers, ("content-type", JSON))
-                body = _in_part(rows - len(bad), bad, request_id)
+                stored_rows = rows - len(bad) if stored.result is None else stored.result.count
+                body = _in_part(stored_rows, bad, request_id)
         if stored.replayed:
             headers = (*headers, ("idempotency-replayed", "true"))
         return Answer(answer.status, headers, body)

@@ -131,6 +131,11 @@ _RAISE = "exec_stmt_raise"
 is passed on, by RAISE alone, keeps the function that it comes from."""
 
 
+_NO_RIGHT = "aclcheck_error"
+"""The function that refuses who lacks a right (src/backend/catalog/aclchk.c). A policy that a row violates has the same
+SQLSTATE."""
+
+
 def unknown_table(schema: str, name: str) -> Rejected:
     """The dialect's answer to a name that is no table."""
     return Rejected(Fault("PGRST205", f"Could not find the table '{schema}.{name}' in the schema cache"))
@@ -145,20 +150,26 @@ def unknown_column(table: str, name: str) -> Rejected:
 def meaning_of(error: BaseException) -> Meaning:
     """What an exception raised by asyncpg (or by the socket below it) calls for."""
     if isinstance(error, asyncpg.PostgresError):
-        if error.server_source_function == _RAISE:
-            return Meaning.ROW  # the word of a trigger or a function, which may raise any SQLSTATE
-        state = error.sqlstate or ""
-        # Whatever is in no table is the same in another language than PL/pgSQL.
-        found = _MEANINGS.get(state) or _MEANINGS.get(state[:2]) or Meaning.ROW
-        if found is Meaning.AWAY and getattr(error, "severity_en", None) == "ERROR":
-            # So may be this, or a foreign server is away: the connection is not, and the transaction is rolled back.
-            return Meaning.ROW
-        return found
+        return _meaning_of_refusal(error)
     if isinstance(error, (OSError, asyncpg.InterfaceError, TimeoutError)):
         return Meaning.AWAY
     if isinstance(error, asyncpg.InternalClientError) and "cannot switch to state" in str(error):
         return Meaning.AWAY  # the server's last words, that it closes the connection, came before what it was sent
     return Meaning.BUG
+
+
+def _meaning_of_refusal(error: asyncpg.PostgresError) -> Meaning:
+    if error.server_source_function == _RAISE:
+        return Meaning.ROW  # the word of a trigger or a function, which may raise any SQLSTATE
+    if error.server_source_function == _NO_RIGHT:
+        return Meaning.REQUEST
+    state = error.sqlstate or ""
+    # Whatever is in no table is the same in another language than PL/pgSQL.
+    found = _MEANINGS.get(state) or _MEANINGS.get(state[:2]) or Meaning.ROW
+    if found is Meaning.AWAY and getattr(error, "severity_en", None) == "ERROR":
+        # So may be this, or a foreign server is away: the connection is not, and the transaction is rolled back.
+        return Meaning.ROW
+    return found
 
 
 def as_error(error: Exception) -> Exception:

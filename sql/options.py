@@ -98,10 +98,10 @@ class Options:
 
     def intent(self, listed: tuple[str, ...] | None) -> Intent | None:
         """What is left to remember of it, with the columns that were listed, if there is anything."""
-        if listed is None and self.conflict is None:
+        if listed is None and self.conflict is None and not self.time_zone:
             return None
         conflict = self.conflict or Conflict((), merge=False)
-        return Intent(listed, self.missing is Missing.DEFAULT, conflict.columns, conflict.merge)
+        return Intent(listed, self.missing is Missing.DEFAULT, conflict.columns, conflict.merge, self.time_zone)
 
 
 class Intent(Struct, frozen=True, omit_defaults=True):
@@ -115,6 +115,7 @@ class Intent(Struct, frozen=True, omit_defaults=True):
     defaults: bool = False
     conflict: tuple[str, ...] = ()
     merge: bool = False
+    time_zone: str = ""
 
     @property
     def options(self) -> Options:

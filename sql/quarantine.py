@@ -29,6 +29,7 @@ from sql.errors import (
 )
 from sql.options import Intent
 from sql.record_codec import RecordCodec
+from sql.statements import literal
 from sql.target import Target, Way, way_of
 
 if TYPE_CHECKING:
@@ -115,7 +116,10 @@ async def replay(connection: Connection, entry_id: int) -> Fault | None:
             if record is None:
                 raise LookupError(entry_id)
             found = Entry(**record)
-            await connection.execute(await _statement(connection, found))
+            intent = _decode_intent(found.intent or "{}")
+            if intent.time_zone:
+                await connection.execute(f"set local time zone {literal(intent.time_zone)}")
+            await connection.execute(await _statement(connection, found, intent))
             await connection.execute("delete from headrace.quarantine where id = $1", entry_id)
     except Rejected as error:
         fault = error.fault
@@ -139,13 +143,12 @@ async def replay(connection: Connection, entry_id: int) -> Fault | None:
     return fault
 
 
-async def _statement(connection: Connection, entry: Entry) -> str:
+async def _statement(connection: Connection, entry: Entry, intent: Intent) -> str:
     """The INSERT of an entry's row, by the catalog of this moment. Raises `Rejected`."""
     catalog = await load(connection, [entry.schema])
     table = catalog.tables.get((entry.schema, entry.table))
     if table is None:
         raise unknown_table(entry.schema, entry.table)
-    intent = _decode_intent(entry.intent or "{}")
     options = intent.options
     way = way_of(table, options, copy_default=catalog.copy_default)
     listed = intent.columns

@@ -86,6 +86,12 @@ class Target:
         return self.way is Way.RECORDSET_RETURNING and (ordered or filtered)
 
     @cached_property
+    def casts(self) -> bool:
+        """Whether a good row may fail for what is returned of it."""
+        returning = self.options.returning
+        return returning is not None and any(item.cast is not None for item in returning.items)
+
+    @cached_property
     def order(self) -> tuple[str, str, tuple[str, ...]]:
         """Where it stands among targets that are written together: always in the same order, so that two
         transactions do not wait for each other in turn.

@@ -317,7 +317,7 @@ class Work:
             (request,) = self.requests(group)
             if salvage_of(request) is None or group.target.way is Way.NONE:
                 self.reject(part, fault.at(1) if request.rows == 1 else fault)
-            elif request.rows == 1:
+            elif request.rows == 1 and not group.target.casts:
                 self._quarantine(part, group, 0, {0: fault})
             else:
                 self.parts.append(part._replace(suspicion=fault))

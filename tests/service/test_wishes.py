@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from uuid import uuid4
 
 import pytest
 
-from sql import CatalogWatch
+from sql import CatalogWatch, quarantine
 from tests.harness import Connection, Running, Start, rows_of
 
 OBJECT = "application/vnd.pgrst.object+json"
@@ -146,3 +147,46 @@ async def test_who_asks_for_the_impossible_does_not_have_the_catalog_read_each_t
         assert (response.status_code, response.json()["code"]) == (400, "42704")
         assert (await headrace.post("t?on_conflict=v", {"id": number}, prefer=MERGE)).json()["code"] == "42P10"
     assert reads <= 4  # one for each target and slot
+
+
+async def test_what_is_no_fault_of_a_row_is_not_kept_as_one(db: Connection, dsn: str, start: Start) -> None:
+    """A right that is missing, a cast of what is returned: the request fails, as it would without the preference."""
+    await table(db)
+    role = f"bare_{uuid4().hex}"
+    await db.execute(f"create role {role} login; create table closed (id int)")
+    await db.execute(f"grant create on database {await db.fetchval('select current_database()')} to {role}")
+    await db.execute(f"grant insert, select on t to {role}")
+    keep = "bad-rows=quarantine, return=representation"
+    try:
+        async with start(dsn=dsn.replace("postgres@", f"{role}@")) as headrace:
+            for body in ({"id": 1}, [{"id": 1}, {"id": 2}]):
+                closed = await headrace.post("closed", body, prefer=keep)
+                assert (closed.status_code, closed.json()["code"]) == (401, "42501")
+                cast = await headrace.post("t?select=v::int", body, prefer=keep)
+                assert (cast.status_code, cast.json()["code"]) == (400, "22P02")
+            bad = await headrace.post("t?select=id,w:id::text", [{"id": 1}, {"id": None}], prefer=keep)
+            assert (bad.status_code, bad.json()) == (201, [{"id": 1, "w": "1"}])
+        assert await db.fetchval("select count(*) from headrace.quarantine") == 1
+    finally:
+        await db.execute(f"drop owned by {role} cascade; drop role {role}")
+
+
+async def test_what_is_stored_is_counted_as_such(db: Connection, headrace: Running) -> None:
+    """A duplicate that was left out is not."""
+    await table(db)
+    await db.execute("insert into t values (1)")
+    prefer = "resolution=ignore-duplicates, bad-rows=quarantine, count=exact"
+    response = await headrace.post("t", [{"id": 1}, {"id": None}, {"id": 3}], prefer=prefer)
+    assert response.headers["content-range"] == "*/1"
+    assert (response.json()["stored"], len(response.json()["quarantined"])) == (1, 1)
+
+
+async def test_a_row_is_tried_again_in_its_time_zone(db: Connection, headrace: Running) -> None:
+    """Nine hours off would be worse than refused."""
+    await db.execute("create table z (at timestamptz, d int check (d > 0))")
+    row = {"at": "2020-01-01 00:00", "d": 0}
+    await headrace.post("z", row, prefer="timezone=Asia/Tokyo, bad-rows=quarantine")
+    await db.execute("alter table z drop constraint z_d_check")
+    (entry,) = await quarantine.entries(db, limit=2)
+    assert await quarantine.replay(db, entry.id) is None
+    assert await db.fetchval("select at = '2019-12-31 15:00Z' from z")
