@@ -10,6 +10,7 @@ import asyncio
 import select
 from dataclasses import replace
 from enum import Enum, auto
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -17,6 +18,7 @@ from uvicorn.protocols.utils import get_client_addr, get_path_with_query_string
 
 from service.body import SWALLOWED_BYTES_MAX
 from service.cors import cross_origin, has_origin
+from service.cycle import CycleFlow, CycleTransport
 from service.framing import BLANK_LINE, PIECE_BYTES_MAX, Framing
 from service.heads import Known
 from service.lifespan import STATE, Service
@@ -331,8 +333,16 @@ class Protocol(HttpToolsProtocol):
         self.on_headers_complete()
         # Who is not told to go on may send the body or not; then nobody knows where the next request begins.
         self.cycle.keep_alive = head.keep_alive and not self._last and not head.expects
-        self.cycle.transport = cast("asyncio.Transport", _CycleTransport(self, head))
-        self.cycle.flow = cast("FlowControl", _CycleFlow(self))
+        transport = CycleTransport(
+            self.transport, is_over=lambda: self._at is _END, told_to_go_on=partial(self._goes_on, head), end=self._end
+        )
+        self.cycle.transport = cast("asyncio.Transport", transport)
+        # It would read on while requests wait that were read already.
+        self.cycle.flow = cast("FlowControl", CycleFlow(self.flow, lambda: self._at is _BODY and not self._rest))
+
+    def _goes_on(self, head: Head) -> None:
+        """The client was told to send the body. With that, the connection may go on after it."""
+        self.cycle.keep_alive = head.keep_alive
 
     def on_response_complete(self) -> None:
         """Uvicorn has answered; its own version would go on with its own pipeline and timers."""
@@ -439,43 +449,3 @@ class Protocol(HttpToolsProtocol):
     def _move_to(self, at: _At) -> None:
         self._at = at
         self._seconds = 0.0
-
-
-class _CycleFlow:
-    """What uvicorn's cycle controls the flow by. It would read on while requests wait that were read already."""
-
-    def __init__(self, protocol: Protocol) -> None:
-        self._protocol = protocol
-        self.drain = protocol.flow.drain
-
-    @property
-    def write_paused(self) -> bool:
-        """Whether the client does not read."""
-        return self._protocol.flow.write_paused
-
-    def resume_reading(self) -> None:
-        """More of the body is wanted."""
-        protocol = self._protocol
-        if protocol._at is _BODY and not protocol._rest:  # noqa: SLF001 - the same class in parts
-            protocol.flow.resume_reading()
-
-
-class _CycleTransport:
-    """What uvicorn's cycle writes its answer to: it must not close while the client still sends."""
-
-    def __init__(self, protocol: Protocol, head: Head) -> None:
-        self._protocol = protocol
-        self._head = head
-        self.is_closing = protocol.transport.is_closing
-
-    def write(self, data: bytes) -> None:
-        """Pass it on. With a 100, the body will come, and after it the connection may go on."""
-        if self._protocol._at is _END:  # noqa: SLF001 - see below
-            return
-        if data == CONTINUE:
-            self._protocol.cycle.keep_alive = self._head.keep_alive
-        self._protocol.transport.write(data)
-
-    def close(self) -> None:
-        """Close when the client has had a chance to read."""
-        self._protocol._end()  # noqa: SLF001 - the same class in two parts

@@ -107,6 +107,7 @@ _MEANINGS: dict[str, Meaning] = {
     "22P04": Meaning.TABLE_CHANGED,  # bad_copy_file_format: a column lost its default, which our marker asks for
     "0A000": Meaning.TABLE_CHANGED,  # feature_not_supported: row-level security was switched on
     "428C9": Meaning.ROW,  # generated_always
+    "42846": Meaning.REQUEST,  # cannot_coerce: there is no such cast, of what is returned
     "40003": Meaning.AWAY,  # statement_completion_unknown
     "55000": Meaning.REQUEST,  # object_not_in_prerequisite_state: the view takes no rows
     "55P03": Meaning.BUSY,  # lock_not_available

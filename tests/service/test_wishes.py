@@ -190,3 +190,11 @@ async def test_a_row_is_tried_again_in_its_time_zone(db: Connection, headrace: R
     (entry,) = await quarantine.entries(db, limit=2)
     assert await quarantine.replay(db, entry.id) is None
     assert await db.fetchval("select at = '2019-12-31 15:00Z' from z")
+
+
+async def test_a_cast_that_does_not_exist_is_nobodys_row(db: Connection, headrace: Running) -> None:
+    """It is the statement that fails; naming a row would have its sender look at that."""
+    await table(db)
+    response = await headrace.post("t?select=id::int4range", {"id": 1}, prefer="return=representation")
+    assert (response.status_code, response.json()["code"]) == (400, "42846")
+    assert "headrace-row" not in response.headers
