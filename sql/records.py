@@ -6,6 +6,7 @@ Owns the SQL for that. Must not know when it is run.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 import asyncpg
@@ -55,48 +56,43 @@ def is_repeated(error: BaseException) -> bool:
 
 
 def claims(extras: Iterable[Extra]) -> list[str]:
-    """The INSERT of the keys of requests whose answers are not known yet. It comes before their rows: those of a
-    repeated request may fail for being there already.
+    """The INSERT of the keys of these requests, with as much of their answers as is known before their rows are stored.
+
+    It comes before the rows: those of a repeated request may fail for being there already.
     """
-    values = sorted([f"({literal(e.key.text)},{_bytes(e.key.fingerprint)})" for e in extras if e.key is not None])
-    return [f"insert into headrace.idempotency (key, fingerprint) values {','.join(values)}"] if values else []
+    # Always in the same order, so that two transactions do not wait for each other in turn.
+    keyed = sorted(
+        [(extra.key.text, extra.key, extra.salvage) for extra in extras if extra.key is not None], key=itemgetter(0)
+    )
+    values = [
+        f"({literal(text)},{_bytes(key.fingerprint)},{_answer_value(None, salvage)})" for text, key, salvage in keyed
+    ]
+    return [f"insert into headrace.idempotency (key, fingerprint, answer) values {','.join(values)}"] if values else []
 
 
-def answers(extras: Iterable[tuple[Target, Extra, Written | None]]) -> list[str]:
-    """What is written when the answers are known: those of the keys that were inserted before, and bad rows."""
-    extras = list(extras)
-    found = []
-    for _, extra, result in extras:
-        if extra.key is not None:
-            answer = _answer_value(result, extra.salvage)
-            if answer != "null":
-                found.append(f"update headrace.idempotency set answer = {answer} where key = {literal(extra.key.text)}")
-    return found + statements((target, Extra(None, extra.salvage), None) for target, extra, _ in extras)
+def answers(extras: Iterable[tuple[Extra, Written]]) -> list[str]:
+    """The UPDATEs that add to the keys what their requests are told of their rows."""
+    return [
+        f"update headrace.idempotency set answer = {_answer_value(written, extra.salvage)}"
+        f" where key = {literal(extra.key.text)}"
+        for extra, written in extras
+        if extra.key is not None
+    ]
 
 
-def statements(extras: Iterable[tuple[Target, Extra, Written | None]]) -> list[str]:
-    """The INSERTs for these requests: to which target, what they brought, and what they are told."""
-    keys: list[tuple[str, str]] = []
+def kept(extras: Iterable[tuple[Target, Extra]]) -> list[str]:
+    """The INSERT of the bad rows of these requests, with what they were to be written to."""
     bad: list[str] = []
-    for target, extra, result in extras:
-        if extra.key is not None:
-            keys.append((extra.key.text, _key_values(extra.key, result, extra.salvage)))
+    for target, extra in extras:
         if extra.salvage is not None:
             intent = extra.salvage.intent
             how = "null" if intent is None else literal(msgspec.json.encode(intent).decode())
             bad += [_bad_values(target, row, extra.salvage.request_id, how) for row in extra.salvage.bad]
-    found = []
-    if keys:
-        # Always in the same order, so that two transactions do not wait for each other in turn.
-        values = ",".join([values for _, values in sorted(keys)])
-        found.append(f"insert into headrace.idempotency (key, fingerprint, answer) values {values}")
-    if bad:
-        columns = (
-            "schema_name, table_name, row, row_bytes, code, message, details, hint, column_name, request_id,"
-            " row_number, intent"
-        )
-        found.append(f"insert into headrace.quarantine ({columns}) values {','.join(bad)}")
-    return found
+    columns = (
+        "schema_name, table_name, row, row_bytes, code, message, details, hint, column_name, request_id, row_number,"
+        " intent"
+    )
+    return [f"insert into headrace.quarantine ({columns}) values {','.join(bad)}"] if bad else []
 
 
 async def first_answers(
@@ -125,10 +121,6 @@ def _stored(answer: str | None) -> Stored:
         for row in decoded.bad
     ]
     return Stored(written, bad, replayed=True)
-
-
-def _key_values(key: IdempotencyKey, result: Written | None, salvage: Salvage | None) -> str:
-    return f"({literal(key.text)},{_bytes(key.fingerprint)},{_answer_value(result, salvage)})"
 
 
 def _answer_value(result: Written | None, salvage: Salvage | None) -> str:

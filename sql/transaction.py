@@ -60,7 +60,8 @@ class Writer:
             )
         else:
             if ledger is not None:
-                before += records.statements((group.target, extra, None) for group, _, _, extra in work.extras(part))
+                before += records.claims(extra for _, _, _, extra in work.extras(part))
+                before += records.kept((group.target, extra) for group, _, _, extra in work.extras(part))
                 self._lengths = [sum(len(statement) + 1 for statement in before)]
             if len(part.groups) == 1 and target.way is Way.COPY:
                 await self._copy(connection, work, part, "".join([f"{statement};" for statement in before]))
@@ -107,10 +108,11 @@ class Writer:
         return [results]
 
     def _after(self, work: Work, part: Part, results: Sequence[Written]) -> str:
-        """What is written after rows that are returned: the keys, of which those are the answer."""
+        """What is written after rows of which more is told: the answers for the keys, and bad rows."""
         self._remember(results)
-        extras = ((group.target, extra, results[number]) for group, number, _, extra in work.extras(part))
-        return ";".join(records.answers(extras))
+        extras = list(work.extras(part))
+        after = records.answers((extra, results[number]) for _, number, _, extra in extras)
+        return ";".join(after + records.kept((group.target, extra) for group, _, _, extra in extras))
 
     def _settings(self, work: Work, part: Part) -> list[str]:
         """How long this part may take, where that is less than usual."""
