@@ -34,7 +34,6 @@ from sql.catalog import load
 from sql.encoded import result_of
 from tests.harness import Connection, rows_of
 from tests.sql.batches import Batch, Request, options_of
-from tests.sql.tables import column, copy_codec, record_codec, table
 
 DDL = """
     create table parent (id int primary key); insert into parent values (1);
@@ -205,15 +204,6 @@ async def test_nothing_but_bad_rows(slot: Slot, db: Connection) -> None:
     assert kept == [(None, b"\xff", "it's", "no good"), ("a'b\\", None, "it's", "no good")]
 
 
-def test_a_body_is_taken_apart() -> None:
-    """Each row as it came."""
-    assert rows_of_body(b' {"a": 1} ', lines=False) == [b'{"a": 1}']
-    assert rows_of_body(b'[{"a": 1}, 2,"x" ]', lines=False) == [b'{"a": 1}', b"2", b'"x"']
-    assert rows_of_body(b'{"a":1}\r\n\n x\n', lines=True) == [b'{"a":1}', b"x"]
-    with pytest.raises(Rejected):
-        rows_of_body(b"[1,", lines=False)
-
-
 async def test_what_a_codec_refuses_is_told_apart(slot: Slot, db: Connection) -> None:  # noqa: ARG001
     """Row by row; in an array the first good row decides on the keys."""
     table = (await load(db, ["public"])).tables["public", "t"]
@@ -231,42 +221,6 @@ async def test_what_a_codec_refuses_is_told_apart(slot: Slot, db: Connection) ->
     codec = CopyCodec(table, copy_default=True, bytes_max=1000)
     encoded, bad = result_of(salvaging(codec, b'{"n":1}\n{"n":\n{"s":"a"}', lines=True))
     assert ([row.row for row in bad], encoded.rows, encoded.columns) == ([2], 2, ("n", "s"))
-
-
-DEEP = b'{"n":' + b'[{"a":' * 2_000 + b"1" + b"}]" * 2_000 + b"}"
-
-
-@pytest.mark.parametrize("wrong", [b'{"n":"\\ud800"}', b'{"\\udc00":1}', b'{"n":"]},{\n"}', DEEP])
-@pytest.mark.parametrize("lines", [False, True])
-def test_a_row_that_is_no_json_is_bad_alone(wrong: bytes, *, lines: bool) -> None:
-    """An array is no JSON then, but where its rows end is as certain as it is for lines."""
-    if lines and b"\n" in wrong:
-        return
-    rows = [b'{"n":1}', wrong, b'{"n":"[{"}', b'{"n":2}']
-    body = b"\n".join(rows) if lines else b"[" + b" ,".join(rows) + b"]"
-    for codec in (copy_codec(ONE), record_codec(ONE), copy_codec(ONE, columns=("n",))):
-        encoded, bad = result_of(salvaging(codec, body, lines=lines))
-        assert [(row.row, row.raw, row.fault.code, row.fault.row) for row in bad] == [(2, wrong, "PGRST102", 2)]
-        assert encoded.rows == 3
-    assert [number for number, _ in Salvage("r", body, lines=lines, bad=bad).rows()] == [1, 3, 4]
-
-
-ONE = table(column("n"), column("m", default="1"))
-
-
-@pytest.mark.parametrize("lines", [False, True])
-def test_with_listed_columns_no_keys_are_wrong(*, lines: bool) -> None:
-    """What makes a row bad without them."""
-    rows = [b'{"n":1}', b'{"x":1}', b'{"n":"\\u0000"}', b'{"m":null,"n":"a"}', b'"a"', b"{}"]
-    body = b"\n".join(rows) if lines else b"[" + b",".join(rows) + b"]"
-    for codec, payload in (
-        (copy_codec(ONE, columns=("m", "n"), defaults=True), b"1\t\\D\n\\N\t\\D\na\t\\N\n\\N\t\\D\n"),
-        (record_codec(ONE, columns=("m", "n")), b",".join([*rows[:4], rows[5]])),
-    ):
-        encoded, bad = result_of(salvaging(codec, body, lines=lines))
-        assert (encoded.columns, encoded.payload) == (("n", "m"), payload)
-        refused = [5] if isinstance(codec, RecordCodec) else [3, 5]  # U+0000 is for PostgreSQL to see
-        assert [row.row for row in bad] == refused
 
 
 # -------------------------------------------------------------------- keys
