@@ -35,11 +35,12 @@ endif
 serve: $(STAMP)  ## start the service, with a PostgreSQL of its own unless HEADRACE_DSN names one
 	@exec $(BIN)/headrace serve
 
-test: $(STAMP)  ## run all tests
+# Each process has a PostgreSQL of its own. More than four would wait for each other, and for memory.
+test: $(STAMP)  ## run all tests, in a process for each core
 ifdef NPM
 	@$(MAKE) --no-print-directory clients || echo 'npm cannot install the JavaScript clients; their tests will be skipped.'
 endif
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=worksteal $(ARGS)
 
 clients: $(CLIENTS)  ## install the JavaScript clients that tests drive (needs npm); `make test` tries it too
 
@@ -84,7 +85,7 @@ profile: $(BENCH_STAMP)  ## a flame graph of the fast lane under load, in bench/
 
 lock:  ## choose the newest versions and pin them (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes --no-annotate --custom-compile-command 'make lock' pyproject.toml -o requirements/service.txt
-	uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes --no-annotate --custom-compile-command 'make lock' pyproject.toml --extra embedded --group dev -c requirements/service.txt -o requirements/dev.txt
+	uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes --no-annotate --custom-compile-command 'make lock' pyproject.toml --extra embedded --extra traces --group dev -c requirements/service.txt -o requirements/dev.txt
 	uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes --no-annotate --custom-compile-command 'make lock' --group bench -c requirements/dev.txt -o requirements/bench.txt
 	uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes --no-annotate --custom-compile-command 'make lock' --no-deps requirements/data.in -o requirements/data.txt
 ifdef NPM

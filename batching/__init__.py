@@ -4,12 +4,13 @@ It knows neither rows, SQL nor HTTP: a payload is some bytes that count for some
 a sink is whatever can write a batch.
 """
 
-from batching.batcher import Batcher, Flush
+from batching.batcher import Batcher
 from batching.errors import Closed, DeadlinePassed, FlushCut, NotQueued, QueueFull, SinkAway, TooLarge
+from batching.flush import Flush, Observe
 from batching.lane import Batch, Outcome, Submission
 from batching.limits import Limits
 from batching.queue import Statistics
-from batching.slot import Results, Retry, Sink
+from batching.slot import Results, Retry, Sink, SlotStatistics
 
 __all__ = [
     "Batch",
@@ -20,12 +21,14 @@ __all__ = [
     "FlushCut",
     "Limits",
     "NotQueued",
+    "Observe",
     "Outcome",
     "QueueFull",
     "Results",
     "Retry",
     "Sink",
     "SinkAway",
+    "SlotStatistics",
     "Statistics",
     "Submission",
     "TooLarge",

@@ -13,50 +13,20 @@ import math
 import time
 from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 
 import anyio
 import anyio.abc
 
+from batching.awaited import Awaited
 from batching.errors import Closed, FlushCut, NotQueued, QueueFull, SinkAway
+from batching.flush import Flush, Observe
 from batching.lane import Batch, Outcome, Submission
 from batching.limits import Limits, Ramp
 from batching.queue import Queue, Statistics
 from batching.rate import seconds_until, work_of
-from batching.slot import Results, Retry, Sink, Slot
+from batching.slot import Results, Retry, Sink, Slot, SlotStatistics
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Flush:
-    """What a sink was given at once: how much it was, how long it took, and why, if none of it was stored."""
-
-    lanes: int
-    submissions: int
-    rows: int
-    size: int
-    seconds: float
-    failure: Exception | None
-
-
-class _Awaited(Submission):
-    """A submission that a task waits for."""
-
-    __slots__ = ("outcome",)
-
-    def __init__(self, payload: object, size: int, rows: int, deadline: float) -> None:
-        super().__init__(payload, size, rows, deadline)
-        self.outcome: asyncio.Future[object] = asyncio.get_running_loop().create_future()
-
-    def answer(self, outcome: Outcome) -> None:
-        """Wake the task."""
-        if self.outcome.done():  # it was cancelled meanwhile
-            return
-        if isinstance(outcome, Exception):
-            self.outcome.set_exception(outcome)
-        else:
-            self.outcome.set_result(outcome)
 
 
 class Batcher:
@@ -83,7 +53,7 @@ class Batcher:
         retry: Retry,
         *,
         doubt_seconds: float = 20.0,
-        observe: Callable[[Flush], object] = lambda _: None,
+        observe: Observe = lambda _flush, _batches, _failure: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.clock = clock
@@ -98,6 +68,8 @@ class Batcher:
         """The slot that writes the first batch after an outage."""
         self._retry = retry
         self._observe = observe
+        self.retries = 0
+        """How many batches, or single submissions of them, were not stored and had to wait for another try."""
         self._idle: list[asyncio.Future[None]] = []
         self._waking = False
         self._drained: asyncio.Event | None = None
@@ -153,7 +125,8 @@ class Batcher:
         the sink has for this submission. When the waiting task is cancelled, rows that still wait are withdrawn; a
         flush that has begun goes on.
         """
-        submission = _Awaited(payload, len(payload), rows, self.clock() + timeout_seconds)
+        now = self.clock()
+        submission = Awaited(payload, len(payload), rows, now + timeout_seconds, now)
         self.submit(lane, submission)
         try:
             return await submission.outcome
@@ -168,6 +141,10 @@ class Batcher:
     def statistics(self) -> Statistics:
         """What is pending at this moment."""
         return self._queue.statistics()
+
+    def slots(self) -> SlotStatistics:
+        """What the flush slots do at this moment."""
+        return SlotStatistics.of(self._slots)
 
     def away(self) -> SinkAway | None:
         """Why nothing can be written now, or None as long as the sink of one slot is not known to be away."""
@@ -273,23 +250,33 @@ class Batcher:
         )
 
     async def _flush(self, slot: Slot, batches: Sequence[Batch]) -> None:
-        started = self.clock()
+        began = self.clock()
         rows = sum([batch.rows for batch in batches])
         size = sum([batch.size for batch in batches])
-        slot.pace.begin(work_of(rows, size), started, tells=self._is_telling(rows, size))
+        slot.pace.begin(work_of(rows, size), began, tells=self._is_telling(rows, size))
+        slot.is_busy = True
+        busy = sum([slot.is_busy for slot in self._slots])
         failure: Exception | None = None
+
+        def ended() -> Flush:
+            slot.is_busy = False
+            submissions = sum([len(batch.submissions) for batch in batches])
+            return Flush(len(batches), submissions, rows, size, began, self.clock(), busy, len(self._slots))
+
         try:
             results = await self._write(slot, batches)
         except self._retry.on as error:
             failure = error
+            flush = ended()
             slot.is_open = False  # it is opened again, which tells a lost connection from a table that is locked
             for batch in batches:
                 self._give_back(batch, error)
         except BaseException as error:
             # A cancel comes when draining takes too long, `FlushCut` when a doubt does, anything else is a bug. Someone
             # waits for each of these, and the truth is that nobody knows.
+            flush = ended()
             for batch in batches:
-                self._queue.settle(batch, [FlushCut() for _ in batch.submissions])
+                self._queue.settle(batch, [FlushCut() for _ in batch.submissions], flush=flush)
             self._check_drained()
             if not isinstance(error, Exception):
                 raise
@@ -298,12 +285,13 @@ class Batcher:
             if not isinstance(error, FlushCut):
                 logger.exception("a sink failed in a way that it may not")
         else:
-            failure = self._take_up(batches, results)
-        ended = self.clock()
-        self._learn(slot, ended, failure)
-        self._note(
-            Flush(len(batches), sum([len(b.submissions) for b in batches]), rows, size, ended - started, failure)
-        )
+            flush = ended()
+            failure = self._take_up(batches, results, flush)
+        self._learn(slot, flush.ended, failure)
+        try:
+            self._observe(flush, batches, failure)
+        except Exception:
+            logger.exception("an observer failed; the rows are written all the same")
 
     def _learn(self, slot: Slot, ended: float, failure: Exception | None) -> None:
         """A flush has ended: take up how fast that was, and whether more may be written at once."""
@@ -326,7 +314,7 @@ class Batcher:
                 self._queue.let_pass(batch)
         return await slot.find_out(batches)
 
-    def _take_up(self, batches: Sequence[Batch], results: Results) -> Exception | None:
+    def _take_up(self, batches: Sequence[Batch], results: Results, flush: Flush) -> Exception | None:
         """Pass on what a sink has returned; why not, if nothing of it was stored."""
         if len(results) != len(batches):
             logger.error("a sink gave %d results for %d batches", len(results), len(batches))
@@ -339,23 +327,25 @@ class Batcher:
                 failed.append(batch)
                 self._give_back(batch, result)
             else:  # any other exception in this place is a mistake as well: it does not say that nothing was stored
-                self._settle(batch, () if isinstance(result, Exception) else result)
+                self._settle(batch, () if isinstance(result, Exception) else result, flush)
         if len(failed) == len(batches):
             return failure
         for batch in failed:  # while others were written
             self._queue.keep_apart(batch.lane, self.clock() + self._APART_SECONDS)
         return None
 
-    def _settle(self, batch: Batch, outcomes: Sequence[Outcome]) -> None:
+    def _settle(self, batch: Batch, outcomes: Sequence[Outcome], flush: Flush) -> None:
         """Pass on the outcomes of one batch, but for those that are worth another try."""
         if outcomes.count(None) == len(outcomes):  # a tenth of the time that looking at each of them takes
-            self._queue.settle(batch, outcomes)
+            self._queue.settle(batch, outcomes, flush=flush)
             return
         on = self._retry.on
         again = {place: outcome for place, outcome in enumerate(outcomes) if isinstance(outcome, on)}
-        self._queue.settle(batch, outcomes, again, self._pause_until(batch))
+        self.retries += len(again)
+        self._queue.settle(batch, outcomes, again, self._pause_until(batch), flush=flush)
 
     def _give_back(self, batch: Batch, reason: Exception) -> None:
+        self.retries += 1
         self._queue.give_back(batch, reason, self._pause_until(batch))
         self._wake_another()
 
@@ -363,12 +353,6 @@ class Batcher:
         """When what has failed is tried again; None if at once."""
         delay = self._retry.delay(batch.failures + 1)
         return self.clock() + delay if delay else None
-
-    def _note(self, flush: Flush) -> None:
-        try:
-            self._observe(flush)
-        except Exception:
-            logger.exception("an observer failed; the rows are written all the same")
 
     async def _wait_for_rows(self) -> None:
         woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()

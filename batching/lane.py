@@ -9,7 +9,10 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+if TYPE_CHECKING:
+    from batching.flush import Flush
 
 Outcome: TypeAlias = object
 """What became of one submission: an `Exception` instance of its own means it was not stored and why; anything else
@@ -20,22 +23,24 @@ class Submission(ABC):
     """Some rows that are stored together or not at all. Subclass it to be told what became of them.
 
     `payload` is opaque, and so is `extra`, which goes with it; `size` is their bytes, `rows` is how many rows they
-    hold, `deadline` is in seconds on the batcher's clock.
+    hold. Times are seconds on the batcher's clock: it was handed over at `since`, and is to be begun by `deadline`.
     """
 
-    __slots__ = ("deadline", "extra", "payload", "rows", "size", "waiting_in")
+    __slots__ = ("deadline", "extra", "payload", "rows", "since", "size", "waiting_in")
 
-    def __init__(self, payload: object, size: int, rows: int, deadline: float) -> None:
+    def __init__(self, payload: object, size: int, rows: int, deadline: float, since: float = math.inf) -> None:
         self.payload = payload
         self.extra: object = None
         self.size = size
         self.rows = rows
         self.deadline = deadline
+        self.since = since
         self.waiting_in: Lane | None = None
 
     @abstractmethod
-    def answer(self, outcome: Outcome) -> None:
-        """Take the outcome. Called exactly once, from the event loop, and must not block.
+    def answer(self, outcome: Outcome, flush: Flush | None, /) -> None:
+        """Take the outcome, and the flush that brought it; None if it was in none. Called exactly once, from the event
+        loop, and must not block.
 
         It is not called if the submission was refused by `put` or withdrawn.
         """

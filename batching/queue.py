@@ -12,11 +12,15 @@ import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from batching.errors import Closed, DeadlinePassed, FlushCut, NotQueued, QueueFull, TooLarge
 from batching.lane import Batch, Lane, Outcome, Submission, Troubled
 from batching.limits import Limits
 from batching.turns import Turns
+
+if TYPE_CHECKING:
+    from batching.flush import Flush
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +34,10 @@ _NONE: Mapping[int, Exception] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """What is pending at this moment. `waiting_*` is in the queue, `pending_*` also counts what is being written."""
+    """What is pending at this moment. `waiting_*` is in the queue, `pending_*` also counts what is being written.
+
+    `oldest_since` is when the oldest of what waits was handed over; infinity if nothing does.
+    """
 
     lanes: int
     waiting_submissions: int
@@ -39,6 +46,7 @@ class Statistics:
     pending_submissions: int
     pending_rows: int
     pending_bytes: int
+    oldest_since: float = math.inf
 
 
 class Queue:
@@ -253,8 +261,10 @@ class Queue:
         outcomes: Sequence[Outcome],
         again: Mapping[int, Exception] = _NONE,
         pause_until: float | None = None,
+        *,
+        flush: Flush | None = None,
     ) -> None:
-        """The batch ended: tell each of its submissions its own outcome (one each, in the batch's order).
+        """The batch ended with `flush`: tell each of its submissions its own outcome (one each, in the batch's order).
 
         Those at the places in `again` are told nothing: they were not stored, for the reasons given there, and wait for
         another try in the troubled lane beside their own. That pauses as with `give_back` if it has not failed for
@@ -280,7 +290,7 @@ class Queue:
         for submission, outcome in zip(batch.submissions, outcomes, strict=True):
             submission.payload = None  # whoever still holds the submission does not hold its memory
             try:
-                submission.answer(outcome)
+                submission.answer(outcome, flush)
             except Exception:
                 logger.exception(_ANSWER_FAILED)
 
@@ -360,6 +370,7 @@ class Queue:
             pending_submissions=self.pending_submissions,
             pending_rows=self.pending_rows,
             pending_bytes=self.pending_bytes,
+            oldest_since=min([next(iter(lane.waiting)).since for lane in self._lanes.values()], default=math.inf),
         )
 
     def _refuse(self, submissions: Sequence[Submission], reason: Callable[[Lane], NotQueued]) -> None:
@@ -369,7 +380,7 @@ class Queue:
                 self._leave_lane(submission, lane)
                 self._forget(submission)
                 try:
-                    submission.answer(reason(lane))
+                    submission.answer(reason(lane), None)
                 except Exception:
                     logger.exception(_ANSWER_FAILED)
 

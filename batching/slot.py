@@ -101,6 +101,11 @@ class Slot:
     ) -> None:
         self.sink = sink
         self.is_open = False
+        self.is_busy = False
+        """Whether it is writing."""
+        self.opened = 0
+        self.failed_to_open = 0
+        """How often its sink could be opened, and could not."""
         self.retry_at = 0.0
         self.reason: Exception | None = None
         """Why the sink could not be opened the last time, if it could not."""
@@ -123,10 +128,12 @@ class Slot:
                 await self.sink.open()
             except Exception as error:  # noqa: BLE001 - whatever kept it from opening is reported and tried again
                 failures += 1
+                self.failed_to_open += 1
                 self.reason = error
                 self._failed()
             else:
                 self.is_open = True
+                self.opened += 1
                 self.reason = None
 
     async def find_out(self, batches: Sequence[Batch]) -> Results:
@@ -148,3 +155,25 @@ class Slot:
         logger.error("whether %d submissions are stored was not found out in %g s", requests, self._doubt_seconds)
         await self.sink.close()  # it may have been cut in the middle of something
         raise FlushCut
+
+
+@dataclass(frozen=True, slots=True)
+class SlotStatistics:
+    """Flush slots at a moment: `busy` write, `away` have no open sink, `idle` wait for something to write.
+
+    `opened` and `failed` count how often sinks could be opened, and could not, since the start.
+    """
+
+    busy: int
+    idle: int
+    away: int
+    opened: int
+    failed: int
+
+    @classmethod
+    def of(cls, slots: Sequence[Slot]) -> SlotStatistics:
+        """What these slots do now."""
+        busy = sum(slot.is_busy for slot in slots)
+        away = sum(not (slot.is_open or slot.is_busy) for slot in slots)
+        opened = sum(slot.opened for slot in slots)
+        return cls(busy, len(slots) - busy - away, away, opened, sum(slot.failed_to_open for slot in slots))

@@ -50,6 +50,7 @@ CONTENDERS = {
             "headrace-fastapi", "Headrace, FastAPI lane", _HEADRACE, {"HEADRACE_FAST_LANE": "false"}, metrics=True
         ),
         Contender("headrace", "Headrace", _HEADRACE, {"HEADRACE_FAST_LANE": "true"}, metrics=True),
+        Contender("uncounted", "Headrace without metrics", ("{python}", "-m", "bench.baselines.uncounted", "{port}")),
         Contender(
             "floor", "floor (stores nothing)", ("{python}", "-m", "bench.baselines.floor", "{port}"), stores=False
         ),

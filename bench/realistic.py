@@ -11,6 +11,7 @@ import random
 from collections import Counter
 from dataclasses import dataclass, field
 
+from bench.agreement import FAULTS, Witness
 from bench.bodies import CONTENT_TYPES, TIMESTAMP, join, json_row
 from bench.client import Client, open_loop, post
 from bench.drivers import Latency, Load
@@ -153,9 +154,10 @@ def violations(run: Run) -> list[str]:
         "missing_rows": "acknowledged rows are not in their tables",
         "bad_acknowledged": "requests with a bad row were acknowledged",
         "bad_rows_stored": "rows of requests with a bad row are stored",
+        **FAULTS,
     }
     name = f"{run.scenario}, {run.contender}, round {run.number}"
-    return [f"{name}: {run.details[key]:,.0f} {text}" for key, text in never.items() if run.details[key]]
+    return [f"{name}: {run.details[key]:,.0f} {text}" for key, text in never.items() if run.details.get(key)]
 
 
 async def run(scenario: Realistic, stage: Stage, server: Server, number: int) -> Run:
@@ -165,6 +167,8 @@ async def run(scenario: Realistic, stage: Stage, server: Server, number: int) ->
     client = Client(server.port, _CONNECTIONS)
     crowd = Crowd(scenario, client, names)
     loop = asyncio.get_running_loop()
+    witness = Witness(server, Client(server.port, 1))
+    await witness.begin()
     meter = Meter(server.pid, stage.database.postmaster)
     stalled: list[float] = []
 
@@ -176,15 +180,19 @@ async def run(scenario: Realistic, stage: Stage, server: Server, number: int) ->
 
     started = loop.time()
     async with asyncio.TaskGroup() as tasks:
+        watching = tasks.create_task(witness.watch())
         tasks.create_task(stall())
-        tasks.create_task(open_loop(scenario.requests_per_second, scenario.seconds, crowd.send))
+        await open_loop(scenario.requests_per_second, scenario.seconds, crowd.send)
+        watching.cancel()
     seconds = loop.time() - started
     client.close()
     await idle(server.pid)
     await stage.database.idle()
     cpu, postgres_cpu = meter.read()
 
-    details = judged(crowd.endings, await stage.database.device_ids(names))
+    stored = await stage.database.device_ids(names)
+    details = judged(crowd.endings, stored) | await witness.testify(crowd.answers, len(stored))
+    witness.client.close()
     details |= percentiles(crowd.endings, (stalled[0], stalled[1]))
     details["goodput_rows_per_second"] = details["acknowledged_rows"] / seconds
     details["answered_seconds"] = seconds

@@ -163,7 +163,21 @@ def _realistic(got: Mapping[str, float], answers: str) -> str:
         f"included: {before} before the stall (a lock on all tables), {during} for requests that began during it, "
         f"{after} after it. Answers: {answers}; {got['retries']:,.0f} retries, {got['given_up']:,.0f} given up. "
         f"Acknowledged rows missing: {got['missing_rows']:,.0f}; bad rows stored: {got['bad_rows_stored']:,.0f}; "
-        f"stored twice because their client did not wait and tried again: {got['stored_twice_rows']:,.0f}."
+        f"stored twice because their client did not wait and tried again: {got['stored_twice_rows']:,.0f}. "
+        f"{_own_account(got)}"
+    )
+
+
+def _own_account(got: Mapping[str, float]) -> str:
+    """What the service itself has counted, beside what the clients saw."""
+    return (
+        f"The service counted {got['counted_committed']:,.0f} requests committed, {got['counted_rejected']:,.0f} "
+        f"rejected, {got['counted_shed']:,.0f} shed; {got['clients_left']:,.0f} clients had left without an answer. "
+        f"Beyond those, requests that it counted otherwise: {got['counted_off']:,.0f}; committed rows that it counted "
+        f"otherwise than the tables: {got['counted_rows_off']:,.0f}. /metrics, dashboard and `headrace top` "
+        f"{'DIFFER' if got['views_differ'] else 'agree'}; the balance was off in {got['unbalanced_looks']:,.0f} of "
+        f"{got['looks']:,.0f} looks. By its own count p50 and p99 of an attempt were at most "
+        f"{_short(got['counted_p50_ms'])} and {_short(got['counted_p99_ms'])} ms."
     )
 
 

@@ -127,6 +127,7 @@ SCENARIOS: tuple[Scenario, ...] = (
     Maximum("tables-1", "1 table", ("headrace",), tables=1, seconds=2, group="tables"),
     Maximum("tables-50", "50 tables", ("headrace",), tables=50, seconds=2, group="tables"),
     Maximum("tables-1000", "1,000 tables", ("headrace",), tables=TABLES, seconds=2, group="tables"),
+    Maximum("counting", "one row, counted or not", ("headrace", "uncounted"), seconds=2, rounds=5),
     Steady("half", "half of the maximum, 64 connections", ("headrace",)),
     Overload("overload", "twice the maximum, NDJSON of 1,000 rows", ("headrace",)),
     Realistic("realistic", "50 tables, mixed bodies, 2 % bad rows, a stall of 2 s", ("headrace",)),

@@ -9,6 +9,7 @@ import asyncio
 import urllib.parse
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -24,13 +25,20 @@ from starlette.routing import Match
 from starlette.types import Message, Scope
 
 from service import metrics
+from service.access import POSTING, Logged
+from service.annotation import named
 from service.cors import Cors, cross_origin, has_origin
+from service.dashboard import Dashboard
 from service.docs import Docs
-from service.ingest import marks_of, request_of
+from service.ingest import request_of
 from service.lifespan import STATE, Service, running
+from service.marks import marks_of
+from service.numbers import decode, encode
 from service.paths import TablePaths
+from service.posting import Posting
 from service.problems import INTERNAL_ERROR, JSON, Answer, Problem, bad_header, method_unsupported, path_unknown
 from service.settings import Settings
+from service.unforeseen import name_of
 from sql import Fault
 
 
@@ -43,15 +51,27 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         async with running(settings) as service:
             yield {STATE: service}
 
-    app = FastAPI(title="Headrace", lifespan=lifespan, redirect_slashes=False, openapi_url=None)  # `Docs` has its own
+    app = FastAPI(
+        title="Headrace",
+        lifespan=lifespan,
+        redirect_slashes=False,
+        openapi_url=None,  # `Docs` has its own
+        # So have we: one span a request, whichever lane it takes, and none for what is not about rows.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
+    )
     app.add_exception_handler(HTTPException, _http_problem)
     app.add_exception_handler(RequestValidationError, _http_problem)
     app.add_exception_handler(Exception, _http_problem)
-    docs = Docs(settings.prefix)
-    app.add_middleware(Cors, private=frozenset({livez, readyz, metrics_text, docs.description}))
+    docs, dashboard = Docs(settings.prefix), Dashboard(settings.prefix)
+    app.add_middleware(
+        Cors, private=frozenset([livez, readyz, metrics_text, docs.description, *dashboard.private_endpoints])
+    )
     for path, endpoint in (("/livez", livez), ("/readyz", readyz), ("/metrics", metrics_text)):
         app.add_api_route(path, endpoint, methods=["GET", "HEAD"])  # HEAD: Vector and many load balancers ask so
+    if settings.access_log:
+        app.add_middleware(Logged, log_of=lambda scope: scope["state"][STATE].access)  # around all others
     docs.add_to(app)
+    dashboard.add_to(app)
     app.router.add_api_route(
         f"{settings.prefix}{_TABLE}", post_rows, methods=["POST"], route_class_override=_TableRoute
     )
@@ -105,8 +125,7 @@ async def livez() -> Response:
 async def readyz(http: HttpRequest) -> Response:
     """200 if rows can be written now; 503 with the reason if not."""
     service = _service(http)
-    away = service.batcher.away()
-    problem = str(away.reason) if away is not None else service.watch.problem
+    problem = service.problem
     draining = service.batcher.closed
     pending = service.batcher.statistics()
     body = {
@@ -120,7 +139,10 @@ async def readyz(http: HttpRequest) -> Response:
 
 async def metrics_text(http: HttpRequest) -> Response:
     """All metrics in Prometheus' text format."""
-    return Response(_service(http).metrics.text(), headers={"content-type": metrics.CONTENT_TYPE})
+    service = _service(http)
+    numbers = decode(encode(service.snapshots.all()))  # a copy: it is another thread that reads them
+    text = await anyio.to_thread.run_sync(metrics.text, numbers, service.live.vitals)
+    return Response(text, headers={"content-type": metrics.CONTENT_TYPE})
 
 
 async def post_rows(http: HttpRequest) -> Response:
@@ -138,15 +160,11 @@ async def post_rows(http: HttpRequest) -> Response:
     declared = int(length) if length is not None else None
     request = request_of(http.path_params["table"], http.scope["query_string"], headers.raw)
     posting = _service(http).postings.open(request, respond, marks=marks_of(headers.raw))
+    http.scope[POSTING] = posting
     posting.begin(declared=declared, expects=headers.get("expect", "").lower() == "100-continue")
     if not answered.done():  # else it is refused by its head, and asking for the body would have the client send it
         with reading:
-            try:
-                async for chunk in http.stream():
-                    posting.feed(chunk)
-                posting.finish()
-            except ClientDisconnect:
-                posting.abandon()
+            if not await _feed(posting, http):
                 return _TO_NOBODY
 
     def left(leaving: asyncio.Task[Message]) -> None:
@@ -165,6 +183,21 @@ async def post_rows(http: HttpRequest) -> Response:
     finally:
         leaving.cancel()
     return _TO_NOBODY if answer is None else _response(answer)
+
+
+async def _feed(posting: Posting, http: HttpRequest) -> bool:
+    """Give a posting its body; whether the client is still there."""
+    try:
+        async for chunk in http.stream():
+            posting.feed(chunk)
+    except ClientDisconnect:
+        posting.abandon()
+        return False
+    except asyncio.CancelledError:  # by the answer, which came early, or by the server
+        posting.abandon()
+        raise
+    posting.finish()
+    return True
 
 
 # -------------------------------------------------------------------- answers
@@ -188,7 +221,17 @@ def _response(answer: Answer) -> Response:
 
 async def _http_problem(http: HttpRequest, error: Exception) -> Response:
     """The framework's own errors, in our form."""
-    answer = _problem_of(http, error).answer
+    problem = _problem_of(http, error)
+    if problem is INTERNAL_ERROR:
+        name = name_of(http.scope)
+        error.add_note(f"request_id={name}")  # the server logs it
+        problem = replace(problem, headers=(("x-request-id", name),))
+    service: Service | None = http.scope.get("state", {}).get(STATE)
+    if service is not None:  # else it has not begun
+        service.counts.refused(problem.status, problem.fault.code)
+    answer = problem.answer
+    if problem.fault.code != INTERNAL_ERROR.fault.code:
+        answer = named(answer, marks_of(http.headers.raw).name)
     return _response(cross_origin(answer) if has_origin(http.headers.raw) else answer)
 
 

@@ -1,4 +1,4 @@
-"""The command line: `headrace serve`, `headrace load`, `headrace quarantine`, `headrace psql`.
+"""The command line: `headrace serve`, `load`, `tables`, `doctor`, `top`, `quarantine`, `psql`.
 
 Owns arguments and what people read in the terminal. Must not know how anything is done.
 """
@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated
 
 import anyio
 import typer
-from pydantic import ValidationError
-from pydantic_settings import SettingsError
 
-from service import quarantine
+from service import cli_quarantine, logs
+from service import doctor as checkup
+from service import tables as listing
+from service.arguments import DsnOption, JsonOption, Mistakes, fail, read_settings, settings_or_end
+from service.database import DatabaseError, connected
 from service.embedded import EmbeddedError, running_dsn
 from service.embedded import psql as run_psql
 from service.lifespan import Service
@@ -24,7 +26,7 @@ from service.load import DEFAULT_URL, Destination, Job, Limits
 from service.load import run as run_load
 from service.rowfile import File, Format, LoadError
 from service.server import Server, spare_the_collector
-from service.settings import Settings, unknown_variables
+from service.settings import unknown_variables
 
 app = typer.Typer(
     name="headrace",
@@ -34,10 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-_quarantine = typer.Typer(
-    name="quarantine", help="Bad rows that were kept: look at them, try them again, drop them.", no_args_is_help=True
-)
-app.add_typer(_quarantine)
+app.add_typer(cli_quarantine.app)
 
 _LIMITS = Limits()
 
@@ -56,24 +55,23 @@ def serve(
     port: Annotated[int | None, typer.Option(help="The port to listen on (HEADRACE_PORT).")] = None,
 ) -> None:
     """Start the service. All other settings are environment variables; the README has their table."""
-    settings = _settings(dsn=dsn, host=host, port=port)
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", datefmt="%H:%M:%S"
-    )
-    if settings.log_level != "debug":
-        logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    settings = settings_or_end(dsn=dsn, host=host, port=port)
+    logs.configure(settings.log_format, settings.log_level)
     for name in unknown_variables(os.environ):
         logging.getLogger("service").warning("%s is not a setting and has no effect", name)
 
     def started(service: Service, url: str) -> None:
         spare_the_collector()
-        _banner(service, url)
+        if settings.log_format == "json":
+            logging.getLogger("service").info("Headrace listens on %s", url, extra={"url": url})
+        else:
+            _banner(service, url)
 
     server = Server(settings, started)
     try:
         server.run()
     except EmbeddedError as error:
-        _fail(str(error))
+        fail(str(error))
     if not server.started:
         raise typer.Exit(1)
 
@@ -123,7 +121,7 @@ def load(  # noqa: PLR0913 - each option is a parameter
     try:
         report = run_load(Job(File(file, format, member, null, tuple(json or ())), destination, limits))
     except LoadError as error:
-        _fail(str(error))
+        fail(str(error))
     for complaint in report.complaints():
         typer.echo(complaint, err=True)
     typer.echo(report.summary())
@@ -135,96 +133,70 @@ def load(  # noqa: PLR0913 - each option is a parameter
 def psql(context: typer.Context) -> None:
     """Open psql on the service's own PostgreSQL; arguments are psql's, for example -c 'select …'."""
     try:
-        raise typer.Exit(run_psql(_settings().data_dir, context.args))
+        raise typer.Exit(run_psql(settings_or_end().data_dir, context.args))
     except EmbeddedError as error:
-        _fail(str(error))
+        fail(str(error))
 
 
-# -------------------------------------------------------------------- quarantine
-
-_Dsn = Annotated[str | None, typer.Option(help="The database (HEADRACE_DSN). Without: the service's own.")]
-_Json = Annotated[bool, typer.Option("--json", help="One JSON object on each line.")]
-_OfTable = Annotated[str | None, typer.Option("--table", help="Only rows for this table: its name, or schema.name.")]
-_Ids = Annotated[list[int] | None, typer.Argument(metavar="ID...", show_default=False)]
-_All = Annotated[bool, typer.Option("--all", help="All rows of all tables.")]
+# -------------------------------------------------------------------- looking after it
 
 
-@_quarantine.command("list")
-def quarantine_list(
+@app.command()
+def tables(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="A table, or schema.name: its columns.", show_default=False)
+    ] = None,
     *,
-    table: _OfTable = None,
-    limit: Annotated[int, typer.Option(min=1, help="How many, the oldest first.")] = 100,
-    as_json: _Json = False,
-    dsn: _Dsn = None,
+    schema: Annotated[str | None, typer.Option(help="Only tables of this schema.", show_default=False)] = None,
+    as_json: JsonOption = False,
+    dsn: DsnOption = None,
 ) -> None:
-    """List rows in quarantine."""
-    _in_quarantine(dsn, lambda connection: quarantine.list_entries(connection, table, limit, as_json=as_json))
+    """List the tables that are exposed, and which way rows take into them."""
+    settings = settings_or_end(dsn=dsn)
 
-
-@_quarantine.command("show")
-def quarantine_show(
-    entry_id: Annotated[int, typer.Argument(metavar="ID")], *, as_json: _Json = False, dsn: _Dsn = None
-) -> None:
-    """Show a row as it came, and why it is in quarantine."""
-    _in_quarantine(dsn, lambda connection: quarantine.show_entry(connection, entry_id, as_json=as_json))
-
-
-@_quarantine.command("replay")
-def quarantine_replay(
-    ids: _Ids = None, *, table: _OfTable = None, all_: _All = False, as_json: _Json = False, dsn: _Dsn = None
-) -> None:
-    """Try to store rows again. Ends with status 0 only if every one of them is stored."""
-    choice = quarantine.Choice(ids or (), table, all_)
-    _in_quarantine(dsn, lambda connection: quarantine.replay(connection, choice, as_json=as_json), choice)
-
-
-@_quarantine.command("drop")
-def quarantine_drop(
-    ids: _Ids = None, *, table: _OfTable = None, all_: _All = False, as_json: _Json = False, dsn: _Dsn = None
-) -> None:
-    """Delete rows from the quarantine for good. Asks no questions."""
-    choice = quarantine.Choice(ids or (), table, all_)
-    _in_quarantine(dsn, lambda connection: quarantine.drop(connection, choice, as_json=as_json), choice)
-
-
-def _in_quarantine(
-    dsn: str | None,
-    act: Callable[[quarantine.Connection], Awaitable[bool | None]],
-    choice: quarantine.Choice | None = None,
-) -> None:
-    """Connect and act; ends with status 1 if that says False."""
-
-    async def main() -> bool | None:
-        if choice is not None:
-            choice.check()
-        settings = _settings(dsn=dsn)
-        async with quarantine.connected(settings.dsn or running_dsn(settings.data_dir)) as connection:
-            return await act(connection)
+    async def main() -> None:
+        async with connected(settings.dsn or running_dsn(settings.data_dir), "headrace tables") as connection:
+            await listing.show(connection, settings, listing.Choice(name, schema), as_json=as_json)
 
     try:
-        done = anyio.run(main)
-    except (quarantine.QuarantineError, EmbeddedError) as error:
-        _fail(str(error))
-    if done is False:
+        anyio.run(main)
+    except (DatabaseError, EmbeddedError) as error:
+        fail(str(error))
+
+
+@app.command()
+def doctor(
+    *,
+    workers: Annotated[int, typer.Option(min=1, help="How many processes serve.")] = 1,
+    as_json: JsonOption = False,
+    dsn: DsnOption = None,
+) -> None:
+    """Check settings, machine and database, and say what to do. Ends with status 1 if there is an error."""
+    try:
+        settings = read_settings(dsn=dsn)
+    except Mistakes as mistakes:
+        healthy = checkup.report_mistakes(mistakes.lines, as_json=as_json)
+    else:
+        look = partial(checkup.run, workers=workers, as_json=as_json)
+        healthy = anyio.run(look, settings, unknown_variables(os.environ))
+    if not healthy:
         raise typer.Exit(1)
 
 
-# -------------------------------------------------------------------- what all of them need
+@app.command()
+def top(
+    *,
+    url: Annotated[str, typer.Option(help="The service.")] = "http://127.0.0.1:8000",
+    once: Annotated[bool, typer.Option("--once", help="Show one second, and end.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Watch a running service."""
+    from service import top as screen  # noqa: PLC0415 - what it needs is loaded for it alone
+
+    raise typer.Exit(screen.run(url, once=once, as_json=as_json))
 
 
-def _settings(**given: Any) -> Settings:
-    """Settings from the environment and what the command line gave; ends with one line per mistake."""
-    try:
-        return Settings(**{name: value for name, value in given.items() if value is not None})
-    except ValidationError as error:
-        lines = [
-            f"HEADRACE_{'_'.join(map(str, problem['loc'][:1])).upper()}: {problem['msg']}"
-            + ("" if "dsn" in problem["loc"] else f", got {problem['input']!r}")  # the DSN may hold a password
-            for problem in error.errors()
-        ]
-        _fail("\n".join(lines))
-    except SettingsError as error:
-        _fail(str(error))
+# -------------------------------------------------------------------- what they need
 
 
 def _header(text: str) -> tuple[str, str]:
@@ -232,11 +204,6 @@ def _header(text: str) -> tuple[str, str]:
     if not colon or not name.strip():
         raise typer.BadParameter(f"'{text}' is not like 'Name: value'", param_hint="--header")
     return name.strip(), value.strip()
-
-
-def _fail(message: str) -> NoReturn:
-    typer.echo(message, err=True)
-    raise typer.Exit(1)
 
 
 def _banner(service: Service, url: str) -> None:

@@ -54,6 +54,7 @@ Preferences, separated by commas. Those that were honoured are in `Preference-Ap
 - `tx=rollback`: store nothing, where the service allows that.
 - `respond-async`: an answer (202) before the commit, if there is no `return=`. Bad rows go to quarantine.
 - `wait=SECONDS`: a deadline that is shorter than the service's own.
+- `server-timing`: the answer says where its time went, in `Server-Timing`.
 - `bad-rows=quarantine`: good rows are stored, bad ones kept aside and named in the answer.
 """
 
@@ -93,8 +94,8 @@ PARAMETERS: JsonObject = {
     "X-Request-Id": {
         "name": "X-Request-Id",
         "in": "header",
-        "description": "The name by which bad rows of the request are found in quarantine: 1 to 128 printable ASCII "
-        "characters. Anything else is ignored.",
+        "description": "The name of the request, 1 to 128 printable ASCII characters. It comes back with the answer, "
+        "and is in the service's log and beside bad rows in quarantine. Anything else is ignored.",
         "schema": {"type": "string"},
     },
     "select": {
@@ -176,6 +177,8 @@ def _header(description: str, *, required: bool = False, **schema: Any) -> JsonO
 HEADERS: JsonObject = {
     "Content-Range": _header("`*/` and how many rows were stored, or `*`.", required=True, pattern=r"^\*/(\*|[0-9]+)$"),
     "Preference-Applied": _header("The preferences that were honoured."),
+    "X-Request-Id": _header("The name of the request, if it had one."),
+    "Server-Timing": _header("With `server-timing`: `queue`, `write` and `total`, in milliseconds."),
     "Location": _header("With `return=headers-only`: the row, by its primary key."),
     "Content-Profile": _header("The schema, if several are exposed."),
     "Idempotency-Replayed": _header("The request was sent before, with this key.", enum=["true"]),
@@ -203,13 +206,15 @@ STORED_HEADERS = _headers(
     "Idempotency-Replayed",
     "Headrace-Quarantined",
     "Headrace-Quarantined-Rows",
+    "X-Request-Id",
+    "Server-Timing",
 )
 
 
 def _problem(description: str, *headers: str) -> JsonObject:
     return {
         "description": description,
-        "headers": _headers("Proxy-Status", *headers),
+        "headers": _headers("Proxy-Status", "X-Request-Id", "Server-Timing", *headers),
         "content": {JSON: {"schema": ref("schemas", "Error")}},
     }
 
@@ -220,7 +225,7 @@ _ANSWERS: dict[str, tuple[str, JsonObject]] = {
         "Accepted",
         {
             "description": "With `respond-async`: the rows are in the service's memory, nothing more.",
-            "headers": _headers("Content-Range", "Preference-Applied"),
+            "headers": _headers("Content-Range", "Preference-Applied", "X-Request-Id", "Server-Timing"),
         },
     ),
     "400": (

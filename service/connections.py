@@ -46,6 +46,10 @@ class Connections:
         shortest = min(limits.head_seconds_max, limits.keep_alive_seconds, limits.send_seconds_max)
         self._tick_seconds = min(self._TICK_SECONDS_MAX, shortest / 4)
 
+    def __len__(self) -> int:
+        """How many are open."""
+        return len(self._open)
+
     def add(self, connection: Connection) -> None:
         """It is open."""
         self._open.add(connection)

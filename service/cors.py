@@ -27,8 +27,10 @@ _EXPOSED = (
     "Preference-Applied",
     "Proxy-Status",
     "Retry-After",
+    "Server-Timing",
     "Vary",
     "WWW-Authenticate",
+    "X-Request-Id",
 )
 """What a page may read of an answer, beside the few headers that it always may, like Content-Type."""
 

@@ -11,10 +11,13 @@ from collections.abc import Generator, Hashable, Sequence
 from typing import TYPE_CHECKING, cast
 from uuid import UUID, uuid4, uuid5
 
-from batching import Outcome, QueueFull, SinkAway
+from batching import Flush, QueueFull, SinkAway
 from service import prefer
-from service.ingest import Marks, Request
+from service.account import names_of
+from service.ingest import Request
 from service.keys import Fingerprint, key_text
+from service.marks import Marks
+from service.numbers import QUARANTINED, REPLAYED, Outcome
 from service.plan import Plan, is_miss
 from service.posting import Posting, Respond, success, to_nobody
 from service.problems import Refused, is_expected, keys_not_kept, problem_of
@@ -39,8 +42,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_REQUEST_ID_CHARACTERS_MAX = 128
-
 _KEYED = UUID("a7f5c5a2-33b4-4c53-9a8e-0f9ad6d3b1a1")
 """The namespace of request ids that are made from idempotency keys (RFC 9562 section 5.5)."""
 
@@ -57,10 +58,10 @@ class ExtraPosting(Posting):
         "_is_spoilt",
         "_keeps_body",
         "_key",
-        "_marks",
         "_promised",
         "_request_id",
         "extra",
+        "took",
     )
 
     def __init__(self, postings: Postings, request: Request, respond: Respond, marks: Marks) -> None:
@@ -68,7 +69,7 @@ class ExtraPosting(Posting):
         preferences = prefer.parse(request.prefer)
         self.extra: Extra | None = None
         self._keeps_body = preferences.respond_async or preferences.quarantine
-        self._marks = marks
+        self.marks = marks
         self._fingerprint = Fingerprint(request) if marks.keys else None
         self._key: IdempotencyKey | None = None  # once it is claimed
         self._request_id = ""
@@ -78,6 +79,8 @@ class ExtraPosting(Posting):
         self._is_spoilt = False  # whether the codec has refused a row while others were still to come
         self._is_salvaged = False  # whether good rows were parted from bad ones, or cannot be
         self._promised: Plan | None = None
+        self.took: float | None = None
+        """Seconds to its answer, if it has got one before the commit."""
 
     # ---------------------------------------------------------------- for the lane
 
@@ -100,8 +103,8 @@ class ExtraPosting(Posting):
     # ---------------------------------------------------------------- reading
 
     def _make_plan(self) -> Plan:
-        if self._marks.keys:
-            key_text(self._marks.keys)
+        if self.marks.keys:
+            key_text(self.marks.keys)
             if self._postings.keys is None:
                 raise Refused(keys_not_kept())
         return super()._make_plan()
@@ -195,12 +198,14 @@ class ExtraPosting(Posting):
         if self._body is not None:
             self.size += len(self._body)
         if not self._is_submitted:  # a second try has no more time
-            self.deadline = postings.batcher.clock() + plan.wait_seconds
+            now = self.since = postings.clock()
+            self.deadline = now + plan.wait_seconds
             self._is_submitted = True
         self.submit_to(target.apart if self.apart else target)
         if plan.respond_async and not self.answered:
             self._promised = plan
             self.answered = True
+            self.took = postings.clock() - self.began
             respond, self._respond = self._respond, to_nobody
             respond(plan.accepted)
 
@@ -220,7 +225,7 @@ class ExtraPosting(Posting):
         """Have the key for this request alone until its outcome. Raises `Refused`."""
         if self._fingerprint is None or self._key is not None or self._postings.keys is None:
             return
-        key = IdempotencyKey(key_text(self._marks.keys), self._fingerprint.digest())
+        key = IdempotencyKey(key_text(self.marks.keys), self._fingerprint.digest())
         self._postings.keys.claim(key)
         self._key = key
 
@@ -240,19 +245,23 @@ class ExtraPosting(Posting):
     def _name(self) -> str:
         """The request id, to find bad rows by: the client's or one of our own, the same one for each try with a key."""
         if not self._request_id:
-            text = self._marks.request_id.decode("latin-1")
-            if 0 < len(text) <= _REQUEST_ID_CHARACTERS_MAX and text.isascii() and text.isprintable():
-                self._request_id = text
+            if self.marks.name:
+                self._request_id = self.marks.name
             elif self._key is not None:
                 self._request_id = uuid5(_KEYED, f"{self._key.text} {self._key.fingerprint.hex()}").hex
             else:
                 self._request_id = uuid4().hex
         return self._request_id
 
+    def _names(self) -> dict[str, object]:
+        """For the log: with the name that its bad rows have in quarantine, if they have one."""
+        return names_of(self) | ({"request_id": self._request_id} if self._request_id else {})
+
     # ---------------------------------------------------------------- outcomes
 
-    def answer(self, outcome: Outcome) -> None:
+    def answer(self, outcome: object, flush: Flush | None, /) -> None:
         """What became of the rows."""
+        self.flush = flush
         if isinstance(outcome, TableChanged) and self._body is not None:
             self._has_looked = True  # the slot has just read the catalog
             self.read_again(outcome)
@@ -268,13 +277,14 @@ class ExtraPosting(Posting):
     def _stored(self, stored: Stored) -> None:
         rows, bad = self.rows + self._aside, len(stored.bad)
         self._release()
-        self._postings.metrics.stored(rows - bad, bad)
         plan = self._plan or self._promised
         if plan is None:
             return
+        self._postings.stored(self, _outcome_of(plan, stored, rows), rows, bad)
         if not self.answered:
             self.answered = True
-            self._respond(success(plan.stored_extra, stored, rows, self._name() if bad else ""))
+            respond, self._respond = self._respond, to_nobody
+            respond(success(self, plan.stored_extra, stored, rows, self._name() if bad else ""))
         elif bad and not stored.replayed:
             logger.warning(
                 "%d of %d rows for %s that were accepted with 202 are in quarantine (request %s): %s %s",
@@ -284,6 +294,7 @@ class ExtraPosting(Posting):
                 self._name(),
                 stored.bad[0].fault.code,
                 stored.bad[0].fault.message,
+                extra=self._names(),
             )
 
     def _failed(self, error: Exception) -> None:
@@ -307,9 +318,10 @@ class ExtraPosting(Posting):
             problem.fault.code,
             problem.fault.message,
             exc_info=None if is_expected(error) else error,
+            extra=self._names(),
         )
 
-    def _end(self, outcome: str) -> None:
+    def _end(self, outcome: Outcome) -> None:
         rows = self.rows + self._aside
         self._release()
         self._postings.ended(self, outcome, rows)
@@ -324,6 +336,7 @@ class ExtraPosting(Posting):
 
     def _release(self) -> None:
         self._postings.rows_aside -= self._aside
+        self.rows += self._aside  # they are told of together
         self._aside = 0
         self._drop_key()
 
@@ -332,6 +345,13 @@ class ExtraPosting(Posting):
             self._postings.keys.release(self._key)
             self._key = None
             self._fingerprint = None
+
+
+def _outcome_of(plan: Plan, stored: Stored, rows: int) -> int:
+    """The place in `OUTCOMES` of a request with so many rows."""
+    if stored.replayed:
+        return REPLAYED
+    return QUARANTINED if stored.bad and len(stored.bad) == rows else plan.outcome
 
 
 _NOTHING = Encoded((), b"", 0)

@@ -14,7 +14,9 @@ import msgspec
 from service import prefer
 from service.accept import parse as parse_accept
 from service.cors import CORS_HEADERS
+from service.counting import Counts
 from service.media import media_of
+from service.numbers import TableNumbers
 from service.plan import Asked, Plan, Route
 from service.problems import Problem, Refused
 from service.query import parse as parse_query
@@ -62,41 +64,19 @@ def request_of(table: str, query: bytes, headers: Iterable[tuple[bytes, bytes]])
 _LISTS = (b"prefer", b"accept", b"content-encoding")
 
 
-class Marks(msgspec.Struct, frozen=True):
-    """What a request says of itself alone: its `Idempotency-Key` headers as they came, and its `X-Request-Id`."""
-
-    keys: tuple[bytes, ...] = ()
-    request_id: bytes = b""
-
-
-NO_MARKS = Marks()
-
-
-def marks_of(headers: Iterable[tuple[bytes, bytes]]) -> Marks:
-    """The marks in these headers, their names in lower case; `NO_MARKS` itself if there are none."""
-    keys: list[bytes] = []
-    request_id = b""
-    for name, value in headers:
-        if name == b"idempotency-key":
-            keys.append(value.strip())
-        elif name == b"x-request-id" and not request_id:
-            request_id = value.strip()
-    return Marks(tuple(keys), request_id) if keys or request_id else NO_MARKS
-
-
 class Ingest:
     """Plans requests by the newest catalog; `version` counts the catalogs.
 
     `schemas` are the exposed ones, the default first. A request's rows may take `bytes_max` bytes, and wait for
     `seconds_max` seconds. `quarantines` says whether there is a place for bad rows, `tx_override` whether a request
-    may have its rows rolled back.
+    may have its rows rolled back. `counts` has the numbers of the tables.
     """
 
     # A producer of ever new headers must not grow memory.
     _PLANS_MAX = 4096
     _PLANNED_CHARACTERS_MAX = 2048  # with the limit before, 8 MiB; a list of columns can be long
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the last ones are what hardly any test gives
         self,
         schemas: Sequence[str],
         *,
@@ -104,8 +84,10 @@ class Ingest:
         bytes_max: int,
         quarantines: bool = True,
         tx_override: bool = False,
+        counts: Counts | None = None,
     ) -> None:
         self.version = 0
+        self._counts = counts or Counts()
         self.catalog: Catalog | None = None
         """The newest."""
         self.quarantines = quarantines
@@ -123,12 +105,18 @@ class Ingest:
         for name, table in catalog.tables.items():
             route = known.get(name)
             if route is None or route.table != table or route.copy_default != default:
-                route = Route(table, copy_default=default, bytes_max=self._bytes_max)
+                numbers = self._counts.table(*name)
+                route = Route(table, numbers, copy_default=default, bytes_max=self._bytes_max)
             routes[name] = route
         self._routes = routes
         self.catalog = catalog
         self._plans.clear()
         self.version += 1
+
+    def numbers_of(self, request: Request) -> TableNumbers:
+        """The numbers that a request without a plan counts for."""
+        route = (self._routes or {}).get((request.schema or self._schemas[0], request.table))
+        return self._counts.nowhere if route is None else route.numbers
 
     def plan(self, request: Request) -> Plan:
         """Look at everything but the body. Raises `CatalogMissing`, `Refused`, or `Rejected` for an unknown table."""

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from batching import DeadlinePassed
 from service.errors import exception_of
 from service.extras import ExtraPosting
-from service.ingest import Marks, Request
+from service.ingest import Request
+from service.marks import Marks
 from service.plan import Plan
 from service.posting import Posting, Respond
 from service.problems import INTERNAL_ERROR, Answer
@@ -59,11 +60,13 @@ class _Awaited(Posting):
     def _submit(self, plan: Plan, encoded: Encoded) -> None:
         """Hand the rows to the batcher, with the deadline of the call if that is sooner."""
         if self._expires is not None:
-            now = self._postings.batcher.clock()
+            now = self._postings.clock()
             if not now < self._expires:
                 self._failed(DeadlinePassed())
                 return
             if not self._is_submitted:
+                self.since = now
+                self.began = self.began or now
                 self.deadline = min(self._expires, now + plan.wait_seconds)
                 self._is_submitted = True
         super()._submit(plan, encoded)
@@ -80,6 +83,8 @@ class Insertion(_Awaited):
         super().__init__(postings, request, _respond_to(outcome), None)
         self._outcome = outcome
         self._expires = expires
+        if postings.traces is not None:
+            postings.traces.insert(self, outcome)
 
 
 class KeyedInsertion(_Awaited, ExtraPosting):
@@ -93,6 +98,8 @@ class KeyedInsertion(_Awaited, ExtraPosting):
         ExtraPosting.__init__(self, postings, request, _respond_to(outcome), marks)
         self._outcome = outcome
         self._expires = expires
+        if postings.traces is not None:
+            postings.traces.insert(self, outcome)
 
 
 def _respond_to(outcome: asyncio.Future[bytes]) -> Respond:

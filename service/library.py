@@ -16,11 +16,12 @@ from typing import Any, Literal, Self, cast, overload
 
 import msgspec
 
+from service import metrics
 from service.calls import Call, Names, Parameters, names_of
 from service.errors import NotRunning
-from service.ingest import Marks
 from service.insertion import Insertion, KeyedInsertion
 from service.lifespan import Service, running
+from service.marks import Marks
 from service.problems import STOPPING
 from service.python_rows import Body, Row, TableUnknown, body_of, is_row
 from service.settings import Settings
@@ -128,6 +129,22 @@ class Headrace:
     def dsn(self) -> str:
         """The database that it writes to. Raises `NotRunning`."""
         return self._running().dsn
+
+    @property
+    def problem(self) -> str | None:
+        """Why no rows can be written now; None if they can, as far as known. For the app's own readiness check.
+
+        Raises `NotRunning`.
+        """
+        return self._running().problem
+
+    def metrics(self) -> bytes:
+        """All numbers in Prometheus' text format, of media type `text/plain; version=0.0.4; charset=utf-8`.
+
+        Raises `NotRunning`.
+        """
+        service = self._running()
+        return metrics.text(service.snapshots.all(), service.live.vitals)
 
     def _running(self) -> Service:
         if self._service is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -13,19 +13,25 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import anyio.to_thread
 
-from batching import Batcher, Retry
+from batching import Batch, Batcher, Flush, Retry
+from service.access import AccessLog
 from service.connections import Connections
+from service.counting import Counts
 from service.embedded import EmbeddedPostgres
 from service.heads import Heads
 from service.ingest import Ingest
 from service.keys import Keys
-from service.metrics import Metrics
+from service.live import Live
 from service.postings import Postings
+from service.slow import SlowLog
+from service.snapshots import Snapshots
 from service.wire import Wire
+from service.workers import Workers
 from sql import CatalogWatch, InDoubt, Slot, Unavailable, is_abandoned, keep_clean
 
 if TYPE_CHECKING:
     from service.settings import Settings
+    from service.traces import Traces
 
 logger = logging.getLogger(__name__)
 
@@ -35,23 +41,38 @@ STATE = "headrace"
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """The parts of a running service."""
+    """The parts of a running service. `access` and `traces` are None where there is no such log, and no traces."""
 
     settings: Settings
     dsn: str
     ingest: Ingest
     batcher: Batcher
     watch: CatalogWatch
-    metrics: Metrics
+    counts: Counts
+    snapshots: Snapshots
+    live: Live
     postings: Postings
     connections: Connections
     heads: Heads
     wire: Wire
+    access: AccessLog | None = None
+    traces: Traces | None = None
+
+    @property
+    def problem(self) -> str | None:
+        """Why no rows can be written now; None if they can."""
+        away = self.batcher.away()
+        if away is not None:
+            return str(away.reason)
+        return "the database is read-only" if self.live.read_only else self.watch.problem
 
     def stop_accepting(self) -> None:
         """Begin to stop: refuse what is new, finish what was accepted. `/readyz` says so."""
         self.batcher.close()
         self.postings.stop()
+        if self.traces is not None:
+            self.traces.stopping()
+        self.live.end()
 
 
 @asynccontextmanager
@@ -89,7 +110,10 @@ def _no_noise() -> Iterator[None]:
 @asynccontextmanager
 async def _parts(settings: Settings, dsn: str) -> AsyncIterator[Service]:
     """Construct, connect and run the parts."""
-    metrics = Metrics()
+    counts = Counts(settings.slow_flush_seconds)
+    slow = SlowLog(settings.slow_request_seconds, settings.slow_flush_seconds)
+    access = AccessLog(settings.access_log_share) if settings.access_log else None
+    traces = _traces(settings)
     retry = Retry(on=Unavailable, doubt=InDoubt, max_seconds=settings.retry_seconds_max)
     ingest = Ingest(
         settings.schemas,
@@ -97,6 +121,7 @@ async def _parts(settings: Settings, dsn: str) -> AsyncIterator[Service]:
         bytes_max=settings.pending_bytes_max,
         quarantines=not settings.at_least_once,
         tx_override=settings.tx_override,
+        counts=counts,
     )
     watch = CatalogWatch(dsn, settings.schemas, settings.timeouts, ingest.publish, retry.delay)
     slots = [
@@ -105,19 +130,43 @@ async def _parts(settings: Settings, dsn: str) -> AsyncIterator[Service]:
             settings.timeouts,
             watch.reload,
             at_least_once=settings.at_least_once,
-            resolved=metrics.resolved,
+            resolved=counts.resolved,
         )
         for _ in range(settings.flush_slots)
     ]
-    batcher = Batcher(slots, settings.limits, retry, doubt_seconds=settings.doubt_seconds_max, observe=metrics.flushed)
+
+    def observe(flush: Flush, batches: Sequence[Batch], failure: Exception | None) -> None:
+        counts.flushed(flush, batches, failure)
+        slow.flush(flush, batches, failure)
+        if traces is not None:
+            traces.flush(flush, batches, failure)
+
+    batcher = Batcher(slots, settings.limits, retry, doubt_seconds=settings.doubt_seconds_max, observe=observe)
     keys = None if settings.at_least_once else Keys()
-    postings = Postings(ingest, batcher, watch, metrics, settings.body_limits, keys=keys)
-    metrics.watch(batcher, postings.traffic)
+    postings = Postings(ingest, batcher, watch, counts, settings.body_limits, keys=keys, slow=slow, traces=traces)
     connections = Connections(settings.connection_limits)
-    heads = Heads(settings.prefix, settings.connection_limits)
-    service = Service(settings, dsn, ingest, batcher, watch, metrics, postings, connections, heads, Wire())
+    heads = Heads(settings.prefix, settings.connection_limits, traces=settings.traces)
+    workers = Workers(settings.workers_dir)
+    snapshots = Snapshots(settings, counts, batcher, postings, connections, watch, workers)
+    live = Live(snapshots)
+    service = Service(
+        settings,
+        dsn,
+        ingest,
+        batcher,
+        watch,
+        counts,
+        snapshots,
+        live,
+        postings,
+        connections,
+        heads,
+        Wire(),
+        access,
+        traces,
+    )
     async with anyio.create_task_group() as tasks:
-        for run in (watch.run, postings.run, connections.run):
+        for run in (watch.run, postings.run, connections.run, live.run, slow.run):
             tasks.start_soon(run)
         if not settings.at_least_once:
             tasks.start_soon(keep_clean, dsn, settings.timeouts)
@@ -126,7 +175,20 @@ async def _parts(settings: Settings, dsn: str) -> AsyncIterator[Service]:
                 await watch.tried()  # who is served at once should not be told that the tables are not known yet
                 yield service
         finally:
+            live.end()
+            workers.leave(snapshots.own())
+            if traces is not None:
+                with anyio.CancelScope(shield=True):
+                    await traces.close(settings.drain_seconds_max)
             tasks.cancel_scope.cancel()
+
+
+def _traces(settings: Settings) -> Traces | None:
+    if not settings.traces:
+        return None
+    from service.traces import Traces  # noqa: PLC0415 - who does without need not have OpenTelemetry
+
+    return Traces(settings.prefix)
 
 
 @asynccontextmanager

@@ -13,6 +13,7 @@ from typing import cast
 
 from service.accept import Accepted, Shape
 from service.media import Media
+from service.numbers import COMMITTED, ROLLED_BACK, TableNumbers
 from service.prefer import Preferences
 from service.problems import Answer
 from service.query import Query
@@ -50,8 +51,9 @@ class Route:
 
     _CODECS_MAX = 256  # a producer of ever new lists of columns must not grow memory
 
-    def __init__(self, table: Table, *, copy_default: bool, bytes_max: int) -> None:
+    def __init__(self, table: Table, numbers: TableNumbers, *, copy_default: bool, bytes_max: int) -> None:
         self.table = table
+        self.numbers = numbers
         self.copy_default = copy_default
         self.targets = Targets(table, copy_default=copy_default)
         self._bytes_max = bytes_max
@@ -108,17 +110,19 @@ class Plan:
     `wait_seconds` is how long they may wait, `accepted` the answer before the commit. `salvages` says that bad rows do
     not fail their request. `version` is that of the catalog it goes by. `decodes` says that bodies must go through
     `media.decoded` before their rows are read; all of it here is about what comes out there. `intent` is how bad rows
-    that are kept were to be written.
+    that are kept were to be written. `numbers` are what they count for, `outcome` is that of a success there.
+    `is_plain` says that such requests ask for nothing but rows to be written and the usual answer.
     """
 
     def __init__(self, route: Route, asked: Asked, version: int) -> None:
         preferences = asked.preferences
         self.table = table = route.table
+        self.numbers = route.numbers
         self.version = version
         wait = preferences.wait_seconds
         self.respond_async = preferences.respond_async
         self.salvages = preferences.quarantine
-        self.is_extra = preferences.is_extra
+        self.is_plain = not (preferences.is_extra or preferences.server_timing)
         # Who has a 202 does not wait, and nobody could tell him that his rows were given up.
         self.wait_seconds = (
             math.inf if self.respond_async else asked.seconds if wait is None else min(wait, asked.seconds)
@@ -146,6 +150,7 @@ class Plan:
         self._success = Success(wish)
         self.accepted = self._success.accepted
         self._options = options
+        self.outcome = ROLLED_BACK if options.rollback else COMMITTED
         self.intent = options.intent(asked.columns)
         self._targets = route.targets
         self._codec = route.codec(options, asked.columns)

@@ -8,34 +8,26 @@ written, nor what the few requests need that ask for more (`extras.py`).
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 from collections.abc import Callable, Generator
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias, cast
 
-from batching import NotQueued, Outcome, Submission
+from batching import Flush, NotQueued, Submission
 from service.body import KEPT_BYTES_MAX, LARGE_BYTES, Arrival, decode, held_for
 from service.cors import cross_origin
 from service.ingest import Request
+from service.marks import NO_MARKS
+from service.numbers import OUTCOMES, Outcome, TableNumbers
 from service.plan import Plan, is_miss
-from service.problems import (
-    INTERNAL_ERROR,
-    MALFORMED_HTTP,
-    Answer,
-    Problem,
-    Refused,
-    body_too_large,
-    is_expected,
-    problem_of,
-)
+from service.problems import MALFORMED_HTTP, Answer, Problem, Refused, body_too_large, is_expected, problem_of
+from service.unforeseen import unforeseen
 from sql import Encoded, Extra, Rejected, TableChanged, TooLarge
 
 if TYPE_CHECKING:
+    from service.account import Traced
     from service.postings import Postings
-
-logger = logging.getLogger(__name__)
 
 Respond: TypeAlias = Callable[[Answer], object]
 """How a lane is told the answer: once, from the event loop, maybe before the call that caused it returns."""
@@ -54,6 +46,10 @@ class Posting(Submission):
         "_respond",
         "answered",
         "apart",
+        "began",
+        "flush",
+        "marks",
+        "span",
         "spoilt",
     )
 
@@ -71,6 +67,12 @@ class Posting(Submission):
         """Whether to keep its rows from those of others; for the lane to say."""
         self.spoilt = False
         """Whether the database has refused a row of it, which cost the others of its batch some time."""
+        self.began = 0.0
+        """When the request began, on the batcher's clock; 0 until it takes any time."""
+        self.flush: Flush | None = None
+        """The one that has settled what became of the rows."""
+        self.marks = NO_MARKS
+        self.span: Traced | None = None
         self._is_submitted = False
         self._postings = postings
         self._request = request
@@ -111,8 +113,9 @@ class Posting(Submission):
         """
         postings = self._postings
         limits = postings.limits
-        deadline = postings.batcher.clock() + limits.seconds_max
-        arrival = Arrival(declared, deadline, expects=expects, keeps_all=self._keeps_body)
+        now = postings.clock()
+        self.began = self.began or now
+        arrival = Arrival(declared, now + limits.seconds_max, expects=expects, keeps_all=self._keeps_body)
         self._arrival = arrival
         try:
             postings.arriving(self)
@@ -164,12 +167,17 @@ class Posting(Submission):
     def abandon(self) -> None:
         """Nobody will read the answer. Rows that still wait are withdrawn; a flush that has begun goes on."""
         self._respond = to_nobody
+        if self._postings.traces is not None:
+            self._postings.traces.left(self)
         if self.answered:
             return
         if not self._is_submitted:
-            self.refuse(Refused(MALFORMED_HTTP), at_once=True)
+            refusal = None if self._arrival is None else self._arrival.refusal
+            if refusal is None:  # else it is counted
+                self._end("withdrawn")
+            self._answer(refusal or MALFORMED_HTTP.answer)
         elif self._postings.batcher.withdraw(self):
-            self._end("shed")
+            self._end("withdrawn")
             self.answered = True
 
     # ---------------------------------------------------------------- refusals
@@ -198,9 +206,16 @@ class Posting(Submission):
         """What the error means to the client; it is counted, and logged if it was not foreseen."""
         problem = problem_of(error)
         if not is_expected(error):
-            logger.error("a request failed in a way that was not foreseen", exc_info=error)
+            problem = unforeseen("a request failed in a way that was not foreseen", error, self)
+        if self._respond is not to_nobody:
+            self._postings.counts.refused(problem.status, problem.fault.code)
         self._end(problem.outcome)
         return problem
+
+    def annotate(self, add: Callable[[Posting, Answer], Answer]) -> None:
+        """Have something added to the answer, whatever that will be."""
+        respond = self._respond
+        self._respond = lambda answer: respond(add(self, answer))
 
     def is_late(self, now: float) -> bool:
         """Whether the body should have arrived by now."""
@@ -209,11 +224,28 @@ class Posting(Submission):
     def _answer(self, answer: Answer) -> None:
         self.answered = True
         self._end_arrival()
-        self._respond(answer)
+        # What adds something to the answer refers to us: a cycle that would hold the body until the collector comes.
+        respond, self._respond = self._respond, to_nobody
+        respond(answer)
 
-    def _end(self, outcome: str) -> None:
+    def _end(self, outcome: Outcome) -> None:
         """Count what became of the request and its rows, unless they are stored."""
         self._postings.ended(self, outcome, self.rows)
+
+    @property
+    def numbers(self) -> TableNumbers:
+        """Those of the table that the request is for."""
+        return self._postings.ingest.numbers_of(self._request) if self._plan is None else self._plan.numbers
+
+    @property
+    def table_name(self) -> str:
+        """The table, as schema.name, if it is known."""
+        return "" if self._plan is None else f"{self._plan.table.schema}.{self._plan.table.name}"
+
+    @property
+    def is_submitted(self) -> bool:
+        """Whether its rows were handed to the batcher, and so have waited since `since`."""
+        return self._is_submitted
 
     # ---------------------------------------------------------------- reading
 
@@ -370,7 +402,10 @@ class Posting(Submission):
         body, size = self._body, encoded.size
         self.size = size if body is None or len(body) < size else len(body)  # it is kept for as long
         if not self._is_submitted:  # a second try has no more time
-            self.deadline = batcher.clock() + plan.wait_seconds
+            now = self.since = postings.clock()
+            self.deadline = now + plan.wait_seconds
+            if not self.began:
+                self.began = now
             self._is_submitted = True
         try:
             target = plan.target_of(encoded)
@@ -388,8 +423,9 @@ class Posting(Submission):
             self._end("committed")
             self._answer(answer)
 
-    def answer(self, outcome: Outcome) -> None:
+    def answer(self, outcome: object, flush: Flush | None, /) -> None:
         """What became of the rows."""
+        self.flush = flush
         if isinstance(outcome, Exception):
             if isinstance(outcome, TableChanged) and self._body is not None:
                 self.read_again(outcome)
@@ -397,23 +433,30 @@ class Posting(Submission):
                 self.spoilt = isinstance(outcome, Rejected)
                 self._failed(outcome)
             return
-        self._postings.metrics.answered("committed", self.rows)
-        if not self.answered and self._plan is not None:
+        plan = self._plan
+        if plan is None or flush is None:
+            return  # there is no success without them
+        postings = self._postings
+        queued = flush.began - self.since
+        seconds = postings.counts.stored(plan.numbers, plan.outcome, self.rows, self.began, queued)
+        if not self.answered:
             self.answered = True
-            self._respond(success(self._plan.stored, outcome, self.rows))
+            respond, self._respond = self._respond, to_nobody
+            respond(success(self, plan.stored, outcome, self.rows))
+        if seconds >= postings.slow.request_seconds:
+            postings.slow.request(self, OUTCOMES[plan.outcome], seconds)
 
     def _failed(self, error: Exception) -> None:
         """The rows are not stored."""
         self.refuse(error)
 
 
-def success(make: Callable[..., Answer], *what: object) -> Answer:
+def success(posting: Posting, make: Callable[..., Answer], *what: object) -> Answer:
     """The answer to a success. Whatever goes wrong with that, somebody waits for one."""
     try:
         return make(*what)
-    except Exception:
-        logger.exception("the answer to a request whose rows are stored could not be made")
-        return INTERNAL_ERROR.answer
+    except Exception as error:  # noqa: BLE001 - it becomes the answer
+        return unforeseen("the answer to a request whose rows are stored could not be made", error, posting).answer
 
 
 def to_nobody(_answer: Answer) -> None:

@@ -7,28 +7,35 @@ not know how any one of them goes on.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
 
 from batching import Batcher, Closed, DeadlinePassed, QueueFull
 from service import prefer
+from service.annotation import annotated
 from service.body import BodyLimits
+from service.counting import Counts
 from service.extras import ExtraPosting
-from service.ingest import NO_MARKS, Ingest, Marks, Request
+from service.ingest import Ingest, Request
 from service.keys import Keys
-from service.metrics import Amount, Metrics, Traffic
+from service.marks import NO_MARKS, Marks
+from service.numbers import COMMITTED, OUTCOMES, Outcome
 from service.plan import Plan
 from service.posting import Posting, Respond
 from service.problems import Refused, body_late
+from service.slow import SlowLog
 from sql import CatalogWatch, Rejected
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
+    from service.traces import Traces
+
 
 class Postings:
-    """Opens postings. `keys` is None if there is no place for idempotency keys."""
+    """Opens postings. `keys` is None if there is no place for idempotency keys, `traces` if there are none."""
 
     _SWEEP_SECONDS_MAX = 0.25
 
@@ -37,14 +44,19 @@ class Postings:
         ingest: Ingest,
         batcher: Batcher,
         watch: CatalogWatch,
-        metrics: Metrics,
+        counts: Counts,
         limits: BodyLimits,
         *,
         keys: Keys | None,
+        slow: SlowLog,
+        traces: Traces | None = None,
     ) -> None:
         self.ingest = ingest
         self.batcher = batcher
-        self.metrics = metrics
+        self.clock = batcher.clock
+        self.counts = counts
+        self.slow = slow
+        self.traces = traces
         self.limits = limits
         self.keys = keys
         self.received_requests = 0
@@ -62,9 +74,18 @@ class Postings:
 
     def open(self, request: Request, respond: Respond, plan: Plan | None = None, marks: Marks = NO_MARKS) -> Posting:
         """A request of which the head is known. Give it its body by `whole`, or by `begin`, `feed` and `finish`."""
-        if marks.keys or prefer.parse(request.prefer).is_extra:
-            return ExtraPosting(self, request, respond, marks)
-        return Posting(self, request, respond, plan)
+        preferences = prefer.parse(request.prefer)
+        posting = (
+            ExtraPosting(self, request, respond, marks)
+            if marks.keys or preferences.is_extra
+            else Posting(self, request, respond, plan)
+        )
+        posting.marks = marks
+        if marks.name or preferences.server_timing:
+            posting.annotate(partial(annotated, self.clock, timing=preferences.server_timing))
+        if self.traces is not None:
+            self.traces.begin(posting, request.table)
+        return posting
 
     async def run(self) -> None:
         """Refuse bodies that take too long to arrive. Runs until it is cancelled."""
@@ -85,17 +106,20 @@ class Postings:
             task.cancel()
         self._submit_postponed()
 
-    def traffic(self) -> Traffic:
-        """What has come in all, and what of it is pending."""
-        return Traffic(Amount(self.received_requests, self.received_rows), self.pending())
-
-    def pending(self) -> Amount:
-        """What has been received and has no outcome: with the batcher, and not yet or not any more."""
+    def pending(self) -> tuple[int, int]:
+        """Requests that have been received and have no outcome, and their rows: with the batcher, not yet, or not any
+        more.
+        """
         with_batcher = self.batcher.statistics()
-        return Amount(
+        return (
             with_batcher.pending_submissions + len(self.unread),
             with_batcher.pending_rows + self.rows_aside + sum(posting.rows for posting in self.unread),
         )
+
+    @property
+    def held_bytes(self) -> int:
+        """What bodies hold that arrive, are read or are decompressed."""
+        return self._held
 
     # ---------------------------------------------------------------- for the postings
 
@@ -113,11 +137,26 @@ class Postings:
     def reading(self, posting: Posting) -> None:
         """Its rows are not ready to be written."""
         self.unread.add(posting)
+        posting.began = posting.began or self.clock()
 
-    def ended(self, posting: Posting, outcome: str, rows: int) -> None:
+    def stored(self, posting: ExtraPosting, outcome: int, rows: int, bad: int) -> None:
+        """Count a success: its place in `OUTCOMES`, the rows of the request, and how many of them are in quarantine."""
+        flush = posting.flush
+        queued = 0.0 if flush is None else flush.began - posting.since
+        began = posting.began if posting.took is None else self.clock() - posting.took
+        seconds = self.counts.stored(posting.numbers, outcome, rows, began, queued)
+        if outcome == COMMITTED and bad:
+            self.counts.set_aside(posting.numbers, outcome, bad)
+        if seconds >= self.slow.request_seconds:
+            self.slow.request(posting, OUTCOMES[outcome], seconds)
+
+    def ended(self, posting: Posting, outcome: Outcome, rows: int) -> None:
         """Count what became of a request without having been stored by the batcher."""
         self.unread.discard(posting)
-        self.metrics.answered(outcome, rows)
+        seconds = self.clock() - posting.began if posting.began else 0.0
+        self.counts.answered(posting.numbers, outcome, rows, seconds)
+        if seconds >= self.slow.request_seconds:
+            self.slow.request(posting, outcome, seconds)
 
     def hold(self, size: int) -> None:
         """Count so many bytes more of bodies, or fewer. Raises `QueueFull` if that is too much."""
@@ -127,7 +166,7 @@ class Postings:
 
     def look_again(self, posting: Posting, miss: Rejected) -> None:
         """Read the catalog, then have the posting look by it at what was missing."""
-        self.unread.add(posting)
+        self.reading(posting)
         task = asyncio.get_running_loop().create_task(self._look_again(posting, miss))
         self._looking.add(task)
         task.add_done_callback(self._looking.discard)

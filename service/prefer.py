@@ -28,12 +28,13 @@ class Preferences:
     respond_async: bool = False
     quarantine: bool = False
     wait_seconds: float | None = None
+    server_timing: bool = False
     given: tuple[str, ...] = ()
     """Those of PostgREST that were understood, as `name=value`, in the order in which they are acknowledged."""
 
     @property
     def is_extra(self) -> bool:
-        """Whether a request with these needs more than its rows written and an answer."""
+        """Whether a request with these needs more than its rows written and the usual answer."""
         return self.respond_async or self.quarantine
 
     def applied(self, *, resolution: bool = True, tx: bool = True) -> tuple[str, ...]:
@@ -53,6 +54,8 @@ class Preferences:
             applied.append("bad-rows=quarantine")
         if self.wait_seconds is not None and not self.respond_async:
             applied.append(f"wait={self.wait_seconds:.0f}")
+        if self.server_timing:
+            applied.append("server-timing")
         return tuple(applied)
 
 
@@ -86,6 +89,7 @@ _KNOWN: dict[str, Callable[[str], bool]] = _ACKNOWLEDGED | {
     "respond-async": _anything,
     "bad-rows": _one_of("quarantine"),
     "wait": _is_wait,
+    "server-timing": _anything,
 }
 
 
@@ -118,5 +122,6 @@ def parse(header: str) -> Preferences:
         respond_async="respond-async" in seen and "return" not in seen,
         quarantine="bad-rows" in seen,
         wait_seconds=float(seen["wait"]) if "wait" in seen else None,
+        server_timing="server-timing" in seen,
         given=tuple([f"{name}={seen[name]}" for name in _ACKNOWLEDGED if name in seen]),
     )

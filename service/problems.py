@@ -14,6 +14,7 @@ import msgspec
 
 from batching import Closed, DeadlinePassed, FlushCut, QueueFull, SinkAway
 from batching import TooLarge as TooLargeToWait
+from service.numbers import Outcome
 from sql import CatalogMissing, Fault, KeyReused, OutcomeUnknown, Rejected, TableChanged, TooLarge, Unavailable
 
 JSON = "application/json; charset=utf-8"
@@ -77,19 +78,22 @@ TABLE_CHANGED = "HR504"
 STOPPING = "HR505"
 UNKNOWN = "HR506"
 CROWDED = "HR507"
+WATCHED = "HR508"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Answer:
     """One HTTP answer. Header names are lower case; Content-Length is left to whoever sends it.
 
-    `close` says that the connection ends with it: not all of the request has been read.
+    `close` says that the connection ends with it: not all of the request has been read. `is_unique` says that no other
+    request will get the same one.
     """
 
     status: int
     headers: tuple[tuple[str, str], ...] = ()
     body: bytes = b""
     close: bool = False
+    is_unique: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +106,7 @@ class Problem:
     headers: tuple[tuple[str, str], ...] = field(default=())
 
     @property
-    def outcome(self) -> str:
+    def outcome(self) -> Outcome:
         """The word for it in the metrics."""
         if self.fault.code == UNKNOWN:
             return "unknown"
@@ -213,6 +217,11 @@ def method_unsupported(method: str, allowed: Iterable[str]) -> Problem:
 def crowded() -> Problem:
     """More connections at once than the server was told to serve."""
     return Problem(503, Fault(CROWDED, "Too many connections at once; nothing was stored"), 1)
+
+
+def watched_by_many() -> Problem:
+    """More viewers of the dashboard than are served."""
+    return Problem(503, Fault(WATCHED, "Too many dashboards are open at once"), 10)
 
 
 MALFORMED_HTTP = refusal(400, NOT_HTTP, "Invalid HTTP request received")

@@ -14,20 +14,23 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-from uvicorn.protocols.utils import get_client_addr, get_path_with_query_string
 
+from service.access import LEFT, REFUSED, End, client_of, visit_in, visit_of
+from service.annotation import named
 from service.body import SWALLOWED_BYTES_MAX
 from service.cors import cross_origin, has_origin
 from service.cycle import CycleFlow, CycleTransport
 from service.framing import BLANK_LINE, PIECE_BYTES_MAX, Framing
 from service.heads import Known
 from service.lifespan import STATE, Service
+from service.marks import marks_of
 from service.posting import Posting
 from service.problems import Answer, Problem, Refused, crowded, head_late
 from service.wire import CONTINUE
 
 if TYPE_CHECKING:
-    from uvicorn._types import HTTPScope
+    from collections.abc import Iterable
+
     from uvicorn.config import Config
     from uvicorn.protocols.http.flow_control import FlowControl
     from uvicorn.server import ServerState
@@ -89,10 +92,13 @@ class Protocol(HttpToolsProtocol):
         self._postings = service.postings
         self._ingest = service.ingest
         self._connections = service.connections
+        self._counts = service.counts
         self._heads = service.heads
         self._framing = Framing(service.heads)
         self._known = _NONE if config.limit_concurrency else service.heads.known
         self._wire = service.wire
+        self._access = service.access
+        self.access_log = False  # uvicorn's
         self._is_fast = service.settings.fast_lane
         self._body_seconds_max = service.settings.body_seconds_max
         self._at = _HEAD
@@ -123,9 +129,7 @@ class Protocol(HttpToolsProtocol):
         """The connection is gone."""
         self._connections.discard(self)
         self._at = _END
-        posting, self._posting = self._posting, None
-        if posting is not None:
-            posting.abandon()
+        self._abandon()
         super().connection_lost(exc)
 
     def eof_received(self) -> bool:  # type: ignore[override] # uvicorn's returns nothing, which means False
@@ -148,7 +152,7 @@ class Protocol(HttpToolsProtocol):
                 if known.is_plain:
                     posting = Posting(self._postings, known.request, self.respond, known.plan)
                 else:
-                    posting = self._postings.open(known.request, self.respond)
+                    posting = self._postings.open(known.request, self.respond, known.plan)
                 self._posting = posting
                 posting.apart = self._spoilt > 0
                 posting.whole(data[end:])
@@ -270,7 +274,9 @@ class Protocol(HttpToolsProtocol):
         if self._is_crowded():
             # Uvicorn would refuse it in plain text.
             self.logger.warning("too many connections or requests at once: refused one from %s", self.client)
-            self.respond(replace(self._seen_by_pages(crowded().answer), close=True))
+            problem = crowded()
+            self._counts.refused(problem.status, problem.fault.code)
+            self.respond(replace(self._as_asked(problem.answer), close=True))
             return
         self._handed_over = head.request is None or not self._is_fast
         self._framing.splits = self._handed_over  # a posting reads a large body in turns by itself
@@ -369,25 +375,35 @@ class Protocol(HttpToolsProtocol):
         state = self.server_state
         self.transport.write(self._wire.bytes_of(answer, state.default_headers, close))
         state.total_requests += 1
-        if self.access_log:
-            self._log(head, answer.status)
+        if self._access is not None:
+            self._log(answer.status, answer.headers)
         if close:
             self._end()
         else:
             self._next()
 
-    def _log(self, head: Head, status: int) -> None:
-        scope = cast(
-            "HTTPScope", {"path": self.root_path + head.path, "query_string": head.query, "client": self.client}
-        )
-        self.access_logger.info(
-            '%s - "%s %s HTTP/%s" %d',
-            get_client_addr(scope),
-            head.method,
-            get_path_with_query_string(scope),
-            head.version,
-            status,
-        )
+    def _log(self, status: int, headers: Iterable[tuple[str, str]] = ()) -> None:
+        """Write a line about the request at hand."""
+        access, head, posting = self._access, self._head, self._posting
+        if access is None or head is None or not access.wants(status):
+            return
+        began = 0.0 if posting is None else posting.began
+        end = End(status, headers, self._postings.clock() - began if began else 0.0)
+        access.write(visit_of(head, client_of(self.app, self.client, head.forwarded_for), self.root_path), end, posting)
+
+    def _log_refusal(self, problem: Problem) -> None:
+        """Write a line about a request that ends the connection."""
+        access, framing = self._access, self._framing
+        if access is None or self._answered_early:
+            return
+        if self._handed_over:
+            cast("dict[str, Any]", self.scope)[REFUSED] = problem
+        elif framing.head is not None:
+            self._log(problem.status, problem.answer.headers)
+            self._head = None  # one line is enough
+        elif access.wants(problem.status):
+            visit = visit_in(framing, client_of(self.app, self.client, b""), self.root_path)
+            access.write(visit, End(problem.status, problem.answer.headers))
 
     def _next(self) -> None:
         """The request at hand is answered: wait for the next, or take it if it is here."""
@@ -404,16 +420,22 @@ class Protocol(HttpToolsProtocol):
 
     def _refuse(self, problem: Problem) -> None:
         """Refuse a request that cannot be believed, or that nobody knows the end of."""
-        self.logger.info("refused a request from %s: %s", self.client, problem.fault.message)
+        names = {"request_id": marks_of(self._framing.headers).name} if self._framing.has_begun else None
+        self.logger.info("refused a request from %s: %s", self.client, problem.fault.message, extra=names)
+        self._counts.refused(problem.status, problem.fault.code)
+        self._log_refusal(problem)
         if not self._answered_early:
-            answer = self._seen_by_pages(problem.answer)
+            answer = self._as_asked(problem.answer)
             self.transport.write(self._wire.bytes_of(answer, self.server_state.default_headers, True))
         self._close(linger=True)
 
-    def _seen_by_pages(self, answer: Answer) -> Answer:
-        """The answer to the request that is being read, for a web page if that has said so by now."""
-        is_here = self._framing.has_begun and has_origin(self._framing.headers)
-        return cross_origin(answer) if is_here else answer
+    def _as_asked(self, answer: Answer) -> Answer:
+        """The answer to the request that is being read, as far as it has said by now how it wants it."""
+        if not self._framing.has_begun:
+            return answer
+        headers = self._framing.headers
+        answer = named(answer, marks_of(headers).name)
+        return cross_origin(answer) if has_origin(headers) else answer
 
     def _end(self) -> None:
         """The last answer is given. It shall be read by who still sends, and who did not ask for it to be the last."""
@@ -434,9 +456,7 @@ class Protocol(HttpToolsProtocol):
         """End the connection; with `linger`, let the client read the answer before it finds that nobody listens."""
         self._move_to(_END)
         self._rest = b""
-        posting, self._posting = self._posting, None
-        if posting is not None:
-            posting.abandon()
+        self._abandon()
         if self._handed_over and not self.cycle.response_complete:
             self.cycle.disconnected = True
             self.cycle.message_event.set()
@@ -445,6 +465,16 @@ class Protocol(HttpToolsProtocol):
             self.transport.write_eof()
         else:
             self.transport.close()
+
+    def _abandon(self) -> None:
+        """Nobody waits for an answer to the request at hand any more."""
+        posting = self._posting
+        if posting is None:
+            return
+        if self._access is not None and not posting.answered:
+            self._log(LEFT)
+        self._posting = None
+        posting.abandon()
 
     def _move_to(self, at: _At) -> None:
         self._at = at

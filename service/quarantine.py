@@ -7,29 +7,23 @@ from __future__ import annotations
 
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC
 from typing import TYPE_CHECKING
 
-import asyncpg
 import msgspec
 import typer
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
-from sql import Fault, Unavailable, one_line, quarantine
+from service.terminal import json_line, plain, plain_text
+from sql import Fault, quarantine
 
 if TYPE_CHECKING:
-    Connection = asyncpg.Connection[asyncpg.Record]
-
-_NAMED = {"application_name": "headrace quarantine"}
+    from service.database import Connection
 
 _PAGE = 500
 """Entries that are read at once: few enough for the memory, since a row may be large."""
-
-_CONNECT_SECONDS = 10.0
 
 
 class QuarantineError(Exception):
@@ -48,24 +42,6 @@ class Choice:
         """Raises `QuarantineError` unless it says one thing."""
         if (bool(self.ids), self.table is not None, self.all).count(True) != 1:
             raise QuarantineError("Say which ones: ids, or --table NAME, or --all")
-
-
-@asynccontextmanager
-async def connected(dsn: str) -> AsyncIterator[Connection]:
-    """A connection to the quarantine's database. What goes wrong with it becomes a `QuarantineError`."""
-    try:
-        connection = await asyncpg.connect(dsn, timeout=_CONNECT_SECONDS, server_settings=_NAMED)
-    except (asyncpg.exceptions.ClientConfigurationError, ValueError):
-        # The words of these may quote a part of the password.
-        raise QuarantineError("the DSN is not a connection URL that can be read") from None
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
-        raise QuarantineError(f"cannot reach the database: {one_line(error)}") from error
-    try:
-        yield connection
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, Unavailable) as error:
-        raise QuarantineError(one_line(error)) from error
-    finally:
-        connection.terminate()
 
 
 # -------------------------------------------------------------------- what can be done
@@ -96,8 +72,8 @@ async def show_entry(connection: Connection, entry_id: int, *, as_json: bool) ->
         typer.echo(_json(entry))
         return
     for name, value in _described(entry):
-        typer.echo(f"{name:<9} {_plain(value)}")
-    typer.echo(_plain(entry.row.decode(errors="backslashreplace"), "\n\t"))
+        typer.echo(f"{name:<9} {plain(value)}")
+    typer.echo(plain(entry.row.decode(errors="backslashreplace"), "\n\t"))
 
 
 async def replay(connection: Connection, choice: Choice, *, as_json: bool) -> bool:
@@ -113,9 +89,9 @@ async def replay(connection: Connection, choice: Choice, *, as_json: bool) -> bo
         stored += fault is None
         refused += fault is not None
         if as_json:
-            typer.echo(_json_of({"id": entry_id, "stored": fault is None, **_reason(fault)}))
+            typer.echo(json_line({"id": entry_id, "stored": fault is None, **_reason(fault)}))
         elif fault is not None:
-            typer.echo(f"{entry_id}: {_plain(f'{fault.code} {fault.message}'.strip())}", err=True)
+            typer.echo(f"{entry_id}: {plain(f'{fault.code} {fault.message}'.strip())}", err=True)
 
     await _each(connection, choice, again)
     if not as_json:
@@ -131,7 +107,7 @@ async def drop(connection: Connection, choice: Choice, *, as_json: bool) -> bool
     else:
         async for ids in _pages(connection, choice.table):
             dropped += await quarantine.drop(connection, ids)
-    typer.echo(_json_of({"dropped": dropped}) if as_json else f"dropped {dropped}")
+    typer.echo(json_line({"dropped": dropped}) if as_json else f"dropped {dropped}")
     return dropped >= len(set(choice.ids))
 
 
@@ -164,7 +140,7 @@ def _table(entries: Sequence[quarantine.Entry]) -> Table:
     table.add_column("message", ratio=1)
     table.add_column("row", ratio=1, no_wrap=True, overflow="ellipsis")
     for entry in entries:
-        table.add_row(*map(Text, _cells(entry)))  # Text: square brackets are nobody's markup here
+        table.add_row(*map(plain_text, _cells(entry)))
     return table
 
 
@@ -177,7 +153,7 @@ def _cells(entry: quarantine.Entry) -> list[str]:
         entry.message,
         entry.row.decode(errors="backslashreplace"),
     )
-    return [_plain(word) for word in words]
+    return [plain(word) for word in words]
 
 
 def _described(entry: quarantine.Entry) -> list[tuple[str, str]]:
@@ -196,21 +172,10 @@ def _described(entry: quarantine.Entry) -> list[tuple[str, str]]:
 
 
 def _json(entry: quarantine.Entry) -> str:
-    return _json_of(msgspec.structs.asdict(entry) | {"row": entry.row.decode(errors="backslashreplace")})
-
-
-def _json_of(value: object) -> str:
-    return msgspec.json.encode(value).decode()
+    return json_line(msgspec.structs.asdict(entry) | {"row": entry.row.decode(errors="backslashreplace")})
 
 
 def _reason(fault: Fault | None) -> dict[str, str | None]:
     if fault is None:
         return {}
     return {"code": fault.code, "message": fault.message, "details": fault.details, "column": fault.column}
-
-
-def _plain(text: str, allowed: str = "") -> str:
-    """The text as it may stand in a terminal: what controls one is escaped, since anybody may have sent the row."""
-    return "".join(
-        [char if char.isprintable() or char in allowed else char.encode("unicode_escape").decode() for char in text]
-    )

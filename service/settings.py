@@ -6,6 +6,7 @@ Owns defaults, bounds and what each setting means to the parts that take it. Mus
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -117,12 +118,47 @@ class Settings(BaseSettings):
         default=False, description="Whether `Prefer: tx=rollback` has a request's rows rolled back: a dry run."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="What is logged.")
+    log_format: Literal["console", "json"] = Field(
+        default="console",
+        description="How `headrace serve` writes its log: `console` for people, `json` with an object on each line.",
+    )
+    slow_request_seconds: Seconds = Field(default=1.0, description="A request that takes longer is logged.")
+    slow_flush_seconds: Seconds = Field(
+        default=1.0, description="A flush that takes longer is logged, and shown on the dashboard."
+    )
+    workers_dir: Path | None = Field(
+        default=None,
+        description="A folder for several workers of one service, in which they keep their numbers: `/metrics` and the "
+        "dashboard of each show those of all. Unset: there is one worker.",
+    )
     access_log: bool = Field(default=False, description="Whether each request is logged.")
+    access_log_share: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = Field(
+        default=1.0,
+        description="The part of the requests that is in the access log, chosen at random; "
+        "those that end 5xx, other than 503, are always.",
+    )
+    traces: bool = Field(
+        default=False,
+        description="Whether there is an OpenTelemetry span for each request and each flush; "
+        "needs `pip install headrace[traces]`.",
+    )
 
     @field_validator("schemas", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
+
+    @field_validator("traces")
+    @classmethod
+    def _can_trace(cls, value: bool) -> bool:  # noqa: FBT001 - pydantic's signature
+        if value:
+            try:
+                import_module("service.traces")
+            except ModuleNotFoundError as error:
+                raise ValueError(
+                    f"OpenTelemetry is not installed ({error.name}): pip install headrace[traces]"
+                ) from None
+        return value
 
     @field_validator("dsn")
     @classmethod

@@ -37,6 +37,6 @@ class Wire:
         if close:
             lines.append(b"connection: close\r\n")
         whole = b"".join([STATUS_LINE[answer.status], self._lines, *lines, b"\r\n", answer.body])
-        if not answer.body and not close and len(self._known) < self._KNOWN_MAX:
+        if not (answer.body or close or answer.is_unique) and len(self._known) < self._KNOWN_MAX:
             self._known[answer] = whole
         return whole

@@ -1,7 +1,19 @@
 """PostgreSQL: the catalog, the row codec, the ways to write, and what errors mean. Knows neither HTTP nor batching."""
 
 from sql import quarantine
-from sql.catalog import Catalog, Column, Key, Kind, Table, ValueType, quote_identifier
+from sql.catalog import (
+    COPY_DEFAULT_VERSION,
+    SERVER_VERSION_MIN,
+    Catalog,
+    Column,
+    Key,
+    Kind,
+    Table,
+    ValueType,
+    quote_identifier,
+)
+from sql.catalog import load as load_catalog
+from sql.checkup import Checkup, NotReached, Pooler, Room, Server, examine
 from sql.codec import CopyCodec, LineReader
 from sql.connect import Timeouts, is_abandoned
 from sql.encoded import Encoded, Payload, in_order, is_array
@@ -22,24 +34,33 @@ from sql.errors import (
 )
 from sql.housekeeping import keep_clean
 from sql.options import EVERYTHING, PLAIN, Conflict, Form, Item, Missing, Options, Returning, Sort, Written
+from sql.own_schema import QUARANTINE_COUNTED_MAX, Contents, OwnSchema
 from sql.pieces import lines_in_pieces
 from sql.record_codec import RecordCodec
+from sql.rights import Rights, rights_of
 from sql.salvage import BadRow, Extra, IdempotencyKey, Salvage, Stored, rows_of_body, salvaging
 from sql.slot import Slot
 from sql.target import Target, Targets, Way, nothing_target, way_of
+from sql.vitals import QUARANTINE_ROWS_MAX, Vitals
 from sql.watch import CHANNEL, CatalogWatch
 from sql.work import Rows
 
 __all__ = [
     "CHANNEL",
+    "COPY_DEFAULT_VERSION",
     "EVERYTHING",
     "PLAIN",
+    "QUARANTINE_COUNTED_MAX",
+    "QUARANTINE_ROWS_MAX",
+    "SERVER_VERSION_MIN",
     "BadRow",
     "Catalog",
     "CatalogMissing",
     "CatalogWatch",
+    "Checkup",
     "Column",
     "Conflict",
+    "Contents",
     "CopyCodec",
     "Encoded",
     "Extra",
@@ -53,14 +74,20 @@ __all__ = [
     "Kind",
     "LineReader",
     "Missing",
+    "NotReached",
     "Options",
     "OutcomeUnknown",
+    "OwnSchema",
     "Payload",
+    "Pooler",
     "RecordCodec",
     "Rejected",
     "Returning",
+    "Rights",
+    "Room",
     "Rows",
     "Salvage",
+    "Server",
     "Slot",
     "Sort",
     "SqlError",
@@ -73,18 +100,22 @@ __all__ = [
     "TooLarge",
     "Unavailable",
     "ValueType",
+    "Vitals",
     "Way",
     "Written",
+    "examine",
     "in_order",
     "is_abandoned",
     "is_array",
     "keep_clean",
     "lines_in_pieces",
+    "load_catalog",
     "not_singular",
     "nothing_target",
     "one_line",
     "quarantine",
     "quote_identifier",
+    "rights_of",
     "rows_of_body",
     "salvaging",
     "unknown_table",

@@ -74,10 +74,12 @@ async def connect(dsn: str, timeouts: Timeouts, application_name: str) -> Connec
     except (asyncpg.exceptions.ClientConfigurationError, ValueError) as error:
         # The words of these may quote a part of the password.
         raise Unavailable("the DSN is not a connection URL that can be read") from error
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
+    except BaseException as error:
         if connection is not None:
             connection.terminate()
-        raise Unavailable(one_line(error)) from error
+        if isinstance(error, (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError)):
+            raise Unavailable(one_line(error)) from error
+        raise
     return connection
 
 

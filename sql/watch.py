@@ -16,6 +16,7 @@ import asyncpg
 from sql.catalog import SERVER_VERSION_MIN, Catalog, fingerprint, load
 from sql.connect import Timeouts, connect
 from sql.errors import Unavailable, one_line
+from sql.vitals import Vitals, vitals
 
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]
@@ -89,6 +90,11 @@ class CatalogWatch:
                 self._tried.set()
             await asyncio.sleep(self._retry_seconds(failures))
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether it has its connection."""
+        return self._connection is not None
+
     async def tried(self) -> None:
         """Wait until the first attempt to read the catalog has ended, well or not."""
         await self._tried.wait()
@@ -121,6 +127,14 @@ class CatalogWatch:
                 await self._read()
         assert self.catalog is not None  # noqa: S101 - _read sets it or raises
         return self.catalog
+
+    async def vitals(self) -> Vitals:
+        """The state of the database now. Raises `Unavailable`, and what asyncpg raises."""
+        connection = self._connection
+        if connection is None:
+            raise Unavailable(self.problem or "the connection was closed")
+        async with self._reading, asyncio.timeout(self._timeouts.answer_seconds):
+            return await vitals(connection)
 
     async def _connect(self) -> None:
         connection = await connect(self._dsn, self._timeouts, "headrace catalog")

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
-from pathlib import Path
 
 import asyncpg
 import pytest
+from hypothesis import settings
 
 from service.embedded import EmbeddedPostgres
-from tests.harness import Connection, Running, Start, empty_database, run_service
+from sql import CatalogWatch
+from tests.harness import Connection, Running, Start, database_folder, empty_database, run_service
 
 # Durability is not what the tests are about, and a commit is ten times faster without it.
 _FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "max_connections": "200"}
+
+# How long an example of Hypothesis takes is a matter of what else the machine does: a test's time limit is for that.
+settings.register_profile("headrace", deadline=None)
+settings.load_profile("headrace")
 
 
 @pytest.fixture(scope="session")
@@ -31,14 +35,21 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name)
 
 
+@pytest.fixture(autouse=True)
+def miss_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most tests make their tables when the service runs already: it misses each of them once.
+
+    Then it waits as long as it has needed to read the catalog, and not 19 times as long (a second, on a busy machine).
+    Who tests that this is seldom has a fixture of this name that changes nothing.
+    """
+    monkeypatch.setattr(CatalogWatch, "_MISS_PAUSE", 1)
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[EmbeddedPostgres]:
-    """The embedded PostgreSQL, with its data in a folder of the session.
-
-    Not pytest's own: it closes the folders above to other users when it starts, and PostgreSQL is one if we are root.
-    """
-    with tempfile.TemporaryDirectory(prefix="headrace-tests-") as folder:
-        server = EmbeddedPostgres.start(Path(folder), _FAST)
+    """The embedded PostgreSQL, with its data in a folder of the session."""
+    with database_folder() as folder:
+        server = EmbeddedPostgres.start(folder, _FAST)
         yield server
         server.stop()
 

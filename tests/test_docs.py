@@ -7,13 +7,14 @@ import shlex
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
+import yaml
 
-from batching import Batcher, Closed, DeadlinePassed, Limits, QueueFull, Retry, SinkAway, TooLarge
+from batching import Closed, DeadlinePassed, QueueFull, SinkAway, TooLarge
 from service import problems
-from service.metrics import Amount, Metrics, Traffic
+from service.metrics import families
+from service.numbers import Numbers
 from service.problems import (
     MALFORMED_HTTP,
     Refused,
@@ -24,17 +25,15 @@ from service.problems import (
     key_under_way,
     keys_not_kept,
     problem_of,
+    watched_by_many,
 )
 from service.settings import Settings
-from sql import CatalogMissing, KeyReused, OutcomeUnknown, TableChanged, Unavailable
-from tests.batching.fake_sink import FakeSink
-
-if TYPE_CHECKING:
-    from prometheus_client import Metric
+from sql import CatalogMissing, KeyReused, OutcomeUnknown, TableChanged, Unavailable, Vitals
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = sorted(ROOT.glob("*.md"))
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 README = (ROOT / "README.md").read_text("utf-8")
+OBSERVING = (ROOT / "docs" / "observing.md").read_text("utf-8")
 ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text("utf-8")
 
 _NOT_SETTINGS = {"HEADRACE_URL"}  # of `headrace load`, which is a client and has no Settings
@@ -97,6 +96,7 @@ _ERRORS: list[Exception] = [
     Refused(key_under_way()),
     Refused(keys_not_kept()),
     Refused(crowded()),
+    Refused(watched_by_many()),
     KeyReused(),
     Refused(body_late(1)),
     Refused(body_too_large(1)),
@@ -155,13 +155,19 @@ def test_each_sqlstate_is_where_it_belongs(state: str) -> None:
 # -------------------------------------------------------------------- metrics
 
 
-async def test_the_metrics_table_has_every_metric() -> None:
+def test_the_metrics_table_has_every_metric() -> None:
     """Dashboards are made from the table; a name that is not exported gives an empty graph and no error."""
-    metrics = Metrics()
-    metrics.watch(Batcher([FakeSink()], Limits(), Retry(on=OSError)), lambda: Traffic(Amount(0, 0), Amount(0, 0)))
-    exported: list[Metric] = list(metrics.registry.collect())
-    names = {metric.name + ("_total" if metric.type == "counter" else "") for metric in exported}
-    assert set(re.findall(r"`(headrace_\w+)", _section(README, "Health and metrics"))) == names
+    vitals = Vitals("18.0", 1, 100, read_only=False, skew_seconds=0.0, quarantine_rows=0, newest=())
+    names = {metric.name + ("_total" if metric.type == "counter" else "") for metric in families(Numbers(), vitals)}
+    assert set(re.findall(r"`(headrace_\w+)", _section(OBSERVING, "Metrics"))) == names
+
+
+def test_the_table_of_alerts_is_complete() -> None:
+    """An operator looks there what an alert means."""
+    groups = yaml.safe_load((ROOT / "deploy" / "prometheus" / "alerts.yml").read_text("utf-8"))["groups"]
+    rows = _rows(_section(OBSERVING, "Prometheus and Grafana"))
+    named = {name for cells in rows for name in re.findall(r"`(Headrace\w+)`", cells[0])}
+    assert named == {rule["alert"] for group in groups for rule in group["rules"]}
 
 
 # -------------------------------------------------------------------- the map
@@ -215,7 +221,7 @@ def test_the_readme_names_the_two_commands() -> None:
 def test_every_link_to_a_file_leads_somewhere(path: Path) -> None:
     """A page that is renamed takes its links with it."""
     links = re.findall(r"\]\(([^):#]+)\)", path.read_text("utf-8"))
-    assert [link for link in links if not (ROOT / link).is_file()] == []
+    assert [link for link in links if not (path.parent / link).is_file()] == []
 
 
 def test_the_changelog_speaks_of_the_version_that_is_built() -> None:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import cast
 
-from batching import Batch, Batcher, Flush, Limits, Outcome, Results, Retry
+from batching import Batch, Batcher, Limits, Observe, Outcome, Results, Retry
 
 
 class InDoubt(Exception):
@@ -100,7 +100,7 @@ class FakeSink:
 def batcher_of(
     *sinks: FakeSink,
     limits: Limits | None = None,
-    observe: Callable[[Flush], object] = lambda _: None,
+    observe: Observe = lambda _flush, _batches, _failure: None,
     doubt_seconds: float = 20.0,
 ) -> Batcher:
     """A batcher on the running loop's clock."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from batching import Batcher, DeadlinePassed, Limits, QueueFull, Submission
+from batching import Batcher, DeadlinePassed, Flush, Limits, QueueFull, Submission
 
 LIMITS = Limits(
     batch_rows_max=100,
@@ -23,7 +23,7 @@ class Rows(Submission):
         super().__init__(b"%d" % id(self), rows, rows, deadline)
         self.outcomes = outcomes
 
-    def answer(self, outcome: object) -> None:
+    def answer(self, outcome: object, _flush: Flush | None, /) -> None:
         """Count it."""
         self.outcomes["late" if isinstance(outcome, DeadlinePassed) else "stored"] += 1
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Sequence
 
 import pytest
@@ -18,6 +19,8 @@ from batching import (
     QueueFull,
     Retry,
     SinkAway,
+    SlotStatistics,
+    Submission,
 )
 from tests.batching import virtual_time
 from tests.batching.fake_sink import FakeSink, batcher_of, refuse
@@ -371,20 +374,79 @@ def test_flushes_are_observed() -> None:
     """Metrics come from what the batcher reports, failures included."""
 
     async def main() -> None:
-        sink, flushes = FakeSink(), list[Flush]()
+        sink, seen = FakeSink(), list[tuple[Flush, Sequence[Batch], Exception | None]]()
 
         async def once() -> None:
             sink.fail = None
             await refuse()
 
         sink.fail, sink.seconds = once, 0.5
-        async with batcher_of(sink, observe=flushes.append).running(drain_seconds=1) as batcher:
+        async with batcher_of(sink, observe=lambda *flush: seen.append(flush)).running(drain_seconds=1) as batcher:
             await batcher.write("lane", b"row", 3, timeout_seconds=9)
-        assert [(f.rows, f.size, f.submissions, f.failure is None) for f in flushes] == [
-            (3, 3, 1, False),
-            (3, 3, 1, True),
+        assert [(f.lanes, f.rows, f.size, f.submissions, failure is None) for f, _, failure in seen] == [
+            (1, 3, 3, 1, False),
+            (1, 3, 3, 1, True),
         ]
-        assert [f.seconds for f in flushes] == pytest.approx([0.5, 0.5])
+        assert [f.seconds for f, _, _ in seen] == pytest.approx([0.5, 0.5])
+        assert [(f.slots_busy, f.slots) for f, _, _ in seen] == [(1, 1), (1, 1)]
+        assert [[batch.lane for batch in batches] for _, batches, _ in seen] == [["lane"], ["lane"]]
+        assert batcher.retries == 1
+
+    virtual_time.run(main())
+
+
+class _Timed(Submission):
+    """Remembers what it is told."""
+
+    told: tuple[Outcome, Flush | None] | None = None
+
+    def answer(self, outcome: Outcome, flush: Flush | None, /) -> None:
+        """Keep it."""
+        self.told = (outcome, flush)
+
+
+def test_a_submission_is_told_the_flush_that_has_decided_it() -> None:
+    """How long it waited and how long it was written is known to whoever answers it."""
+
+    async def main() -> None:
+        sink = FakeSink()
+        sink.seconds = 0.5
+        async with batcher_of(sink).running(drain_seconds=1) as batcher:
+            now = batcher.clock()
+            first, second, late = (_Timed(b"row", 3, 1, now + wait, now) for wait in (9, 9, 0.2))
+            batcher.submit("lane", first)
+            await asyncio.sleep(0.1)
+            assert batcher.slots() == SlotStatistics(busy=1, idle=0, away=0, opened=1, failed=0)
+            batcher.submit("lane", second)
+            batcher.submit("lane", late)
+            assert batcher.statistics().oldest_since == now
+            await asyncio.sleep(1)
+            assert batcher.slots() == SlotStatistics(busy=0, idle=1, away=0, opened=1, failed=0)
+            assert batcher.statistics().oldest_since == math.inf
+        assert first.told is not None
+        assert second.told is not None
+        assert late.told is not None
+        assert first.told[1] is not None
+        assert second.told[1] is not None
+        assert [first.told[1].began - now, first.told[1].ended - now] == pytest.approx([0, 0.5])
+        assert [second.told[1].began - now, second.told[1].ended - now] == pytest.approx([0.5, 1])
+        assert isinstance(late.told[0], DeadlinePassed)
+        assert late.told[1] is None
+
+    virtual_time.run(main())
+
+
+def test_slots_that_cannot_be_opened_are_away() -> None:
+    """An operator must see that there is no connection, and how often one was tried."""
+
+    async def main() -> None:
+        sink = FakeSink()
+        sink.fail_open = True
+        async with batcher_of(sink, FakeSink()).running(drain_seconds=0) as batcher:
+            await asyncio.sleep(0.3)
+            now = batcher.slots()
+            assert (now.busy, now.idle, now.away, now.opened) == (0, 1, 1, 1)
+            assert now.failed > 1
 
     virtual_time.run(main())
 
@@ -392,7 +454,7 @@ def test_flushes_are_observed() -> None:
 def test_an_observer_with_a_bug_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:
     """Metrics are not worth a slot."""
 
-    def broken(_flush: Flush) -> None:
+    def broken(*_flush: object) -> None:
         raise ZeroDivisionError
 
     async def main() -> None:

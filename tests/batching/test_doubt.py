@@ -19,8 +19,10 @@ def test_a_doubt_is_resolved_and_nothing_is_stored_twice(doubts: list[str]) -> N
     async def main() -> None:
         sink = FakeSink()
         sink.doubts = list(doubts)
-        flushes: list[Flush] = []
-        async with batcher_of(sink, observe=flushes.append).running(drain_seconds=1) as batcher:
+        flushes: list[tuple[Flush, Exception | None]] = []
+        async with batcher_of(sink, observe=lambda flush, _batches, failure: flushes.append((flush, failure))).running(
+            drain_seconds=1
+        ) as batcher:
             async with asyncio.TaskGroup() as clients:
                 answers = [
                     clients.create_task(batcher.write("lane", b"%d" % number, 1, timeout_seconds=1))
@@ -28,7 +30,7 @@ def test_a_doubt_is_resolved_and_nothing_is_stored_twice(doubts: list[str]) -> N
                 ]
             assert [answer.result() for answer in answers] == [b"0", b"1", b"2"]
             assert sorted(payload for _, payload in sink.stored) == [b"0", b"1", b"2"]
-            assert [(flush.rows, flush.failure) for flush in flushes] == [(3, None)], "it is one flush"
+            assert [(flush.rows, failure) for flush, failure in flushes] == [(3, None)], "it is one flush"
             assert asyncio.get_running_loop().time() < 1, "at once, and soon again"
 
     virtual_time.run(main())

@@ -14,6 +14,7 @@ from batching import (
     Batch,
     Closed,
     DeadlinePassed,
+    Flush,
     FlushCut,
     Limits,
     Outcome,
@@ -57,7 +58,7 @@ class Told(Submission):
         super().__init__(payload, size, rows, deadline)
         self.told = told
 
-    def answer(self, outcome: Outcome) -> None:
+    def answer(self, outcome: Outcome, _flush: Flush | None, /) -> None:
         """Tell it."""
         self.told(outcome)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from batching import Batch, Flush, FlushCut, Outcome
+from batching import Batch, FlushCut, Outcome
 from tests.batching import virtual_time
 from tests.batching.fake_sink import FakeSink, batcher_of
 
@@ -19,7 +19,7 @@ def test_a_lane_that_held_up_others_is_written_alone_for_a_while() -> None:
         sink = FakeSink()
         sink.shares, sink.busy = True, frozenset(["bad"])
         sizes: list[int] = []
-        async with batcher_of(sink, observe=lambda flush: sizes.append(flush.lanes)).running(
+        async with batcher_of(sink, observe=lambda flush, _batches, _failure: sizes.append(flush.lanes)).running(
             drain_seconds=1
         ) as batcher:
 
@@ -50,16 +50,18 @@ def test_a_flush_of_which_nothing_was_stored_is_no_measure_of_speed() -> None:
     async def main() -> None:
         sink = FakeSink()
         sink.shares, sink.busy, sink.seconds = True, frozenset(["a", "b"]), 1.0
-        flushes: list[Flush] = []
-        async with batcher_of(sink, observe=flushes.append).running(drain_seconds=1) as batcher:
+        failures: list[Exception | None] = []
+        async with batcher_of(sink, observe=lambda _flush, _batches, failure: failures.append(failure)).running(
+            drain_seconds=1
+        ) as batcher:
             async with asyncio.TaskGroup() as clients:
                 for lane in "ab":
                     clients.create_task(batcher.write(lane, lane.encode(), 1, timeout_seconds=99))
                 await asyncio.sleep(1.5)
                 assert batcher._slots[0].pace.per_second(batcher.clock()) is None
                 sink.busy = frozenset()
-            assert flushes[0].failure is not None
-            assert flushes[-1].failure is None
+            assert failures[0] is not None
+            assert failures[-1] is None
 
     virtual_time.run(main())
 

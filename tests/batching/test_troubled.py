@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from batching import Batch, DeadlinePassed, Limits, Outcome, Results, Submission
+from batching import Batch, DeadlinePassed, Flush, Limits, Outcome, Results, Submission
 from batching.queue import Queue
 from tests.batching import virtual_time
 from tests.batching.fake_sink import FakeSink, batcher_of
@@ -22,7 +22,7 @@ class Told(Submission):
         super().__init__(b"", 10, rows, math.inf)
         self.told = told
 
-    def answer(self, outcome: Outcome) -> None:
+    def answer(self, outcome: Outcome, _flush: Flush | None, /) -> None:
         """Tell it."""
         self.told(outcome)
 

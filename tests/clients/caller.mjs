@@ -1,5 +1,5 @@
 // Calls the JavaScript clients for javascript.py: one call on each line of stdin, what came of it on a line of stdout.
-// A call is {client, url, chain}; a chain is [[method, argument, ...], ...], from the client on.
+// A call is {client, url, chain}; a chain is [[method, argument, ...], ...], from the client on. {} hangs up.
 
 import { createInterface } from 'node:readline'
 import { PostgrestClient } from '@supabase/postgrest-js'
@@ -27,7 +27,20 @@ async function called({ client: name, url, chain }) {
   }
 }
 
+// Node keeps connections for later calls, and a service that stops would wait half a second for those. This is where
+// Node has them; before the first call there are none.
+const POOL = Symbol.for('undici.globalDispatcher.1')
+
+async function hungUp() {
+  const pool = globalThis[POOL]
+  if (pool === undefined) return {}
+  globalThis[POOL] = new pool.constructor()
+  await pool.close()
+  return {}
+}
+
 for await (const line of createInterface({ input: process.stdin })) {
-  process.stdout.write(`${JSON.stringify(await called(JSON.parse(line, revived)))}\n`)
+  const call = JSON.parse(line, revived)
+  process.stdout.write(`${JSON.stringify(await (call.client ? called(call) : hungUp()))}\n`)
 }
 process.exit()

@@ -45,14 +45,22 @@ class Node:
 
     def call(self, client: str, url: str, chain: list[list[Any]]) -> Result:
         """Make the call, and wait for what it gives."""
+        fields = self._ask({"client": client, "url": url, "chain": chain})
+        return Result(**{name: fields[name] for name in Result.__slots__ if name in fields})
+
+    def hang_up(self) -> None:
+        """Close the connections that it keeps for later calls: a service that stops would wait for those."""
+        self._ask({})
+
+    def _ask(self, what: dict[str, Any]) -> dict[str, Any]:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps({"client": client, "url": url, "chain": chain}) + "\n")
+        self._process.stdin.write(json.dumps(what) + "\n")
         self._process.stdin.flush()
         line = self._process.stdout.readline()
         assert line, f"Node has ended: `node {FOLDER / 'caller.mjs'}` says why"
-        fields = json.loads(line)
-        return Result(**{name: fields[name] for name in Result.__slots__ if name in fields})
+        fields: dict[str, Any] = json.loads(line)
+        return fields
 
     def stop(self) -> None:
         """End the process."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,9 +17,10 @@ BOLT = {"id": 1, "name": "bolt", "qty": 10, "note": "steel"}
 
 
 @pytest.fixture(params=["postgrest-js", "supabase-js"])
-def client(request: pytest.FixtureRequest, node: Node, url: str) -> Chain:
+def client(request: pytest.FixtureRequest, node: Node, url: str) -> Iterator[Chain]:
     """A client of the service, made as its documentation says."""
-    return javascript.client(node, request.param, url)
+    yield javascript.client(node, request.param, url)
+    node.hang_up()
 
 
 def data_of(result: Result) -> Any:

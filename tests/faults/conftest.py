@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -19,7 +18,7 @@ from tests.faults.history import History
 from tests.faults.proxy import FaultProxy
 from tests.faults.server import Postgres
 from tests.faults.traffic import SCHEMA, Mix, Traffic
-from tests.harness import Connection, Running, run_service
+from tests.harness import Connection, Running, database_folder, run_service
 
 _ANEW = """
 select pg_terminate_backend(pid, 5000) from pg_stat_activity
@@ -38,8 +37,8 @@ collect_ignore_glob = [] if sys.platform == "linux" else ["test_*"]
 @pytest.fixture(scope="session")
 def own() -> Iterator[Postgres]:
     """A PostgreSQL of the fault tests' own. A test that stops it starts it again."""
-    with tempfile.TemporaryDirectory(prefix="headrace-faults-") as folder:
-        server = Postgres(Path(folder))
+    with database_folder() as folder:
+        server = Postgres(folder)
         yield server
         server.close()
 

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 
 import pytest
+from playwright.async_api import Browser
 
 from headrace import Headrace
 from service.embedded import EmbeddedPostgres
-from tests.harness import Connection
+from tests.browser import Window, chromium, window
+from tests.harness import Connection, database_folder
+from tests.service.fake_feed import FakeFeed
+from tests.service.fake_glances import glance
 
 
 @pytest.fixture
 def own() -> Iterator[EmbeddedPostgres]:
     """A PostgreSQL of the test's own, which it may stop."""
-    with tempfile.TemporaryDirectory(prefix="headrace-tests-") as folder:
-        server = EmbeddedPostgres.start(Path(folder), {"fsync": "off"})
+    with database_folder() as folder:
+        server = EmbeddedPostgres.start(folder, {"fsync": "off"})
         yield server
         server.stop()
 
@@ -40,3 +42,29 @@ async def writer(dsn: str, notes: None) -> AsyncIterator[Headrace]:  # noqa: ARG
     """A Headrace on the test's database."""
     async with Headrace(dsn) as headrace:
         yield headrace
+
+
+# -------------------------------------------------------------------- the dashboard
+
+
+@pytest.fixture(scope="module")
+async def browser() -> AsyncIterator[Browser]:
+    """One for the tests of a file. (One for the session would have all tests share an event loop.)"""
+    async with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+async def feed() -> AsyncIterator[FakeFeed]:
+    """A feed that is made up, and has told nothing yet."""
+    async with FakeFeed().serving() as feed:
+        yield feed
+
+
+@pytest.fixture
+async def page(browser: Browser, feed: FakeFeed) -> AsyncIterator[Window]:
+    """The dashboard on that feed, which says that all is well."""
+    feed.show(glance())
+    async with window(browser, feed.page) as page:
+        await page.shows("#status-title", "All is well")
+        yield page

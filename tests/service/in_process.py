@@ -17,20 +17,25 @@ from fastapi import FastAPI
 from uvicorn.server import ServerState
 
 from batching import Batch, Batcher, Outcome, Retry
+from service.access import AccessLog
 from service.app import create_app
 from service.connections import Connections
+from service.counting import Counts
 from service.heads import Heads
 from service.ingest import Ingest
 from service.keys import Keys
 from service.lifespan import STATE, Service
-from service.metrics import Metrics
+from service.live import Live
 from service.posting import Posting
 from service.postings import Postings
 from service.protocol import Protocol
 from service.settings import Settings
+from service.slow import SlowLog
+from service.snapshots import Snapshots
 from service.wire import Wire
+from service.workers import Workers
 from sql import Catalog, CatalogWatch, Extra, Stored, Written
-from tests.harness import Reply, replies_in
+from tests.harness import Reply, replies_in, unbalanced
 from tests.sql.tables import column, table
 
 
@@ -105,6 +110,7 @@ class _Watch:
     """A catalog that never changes by itself. `misses` counts how often a newer one was asked for."""
 
     problem = None
+    is_connected = True
 
     def __init__(self) -> None:
         self.misses = 0
@@ -255,31 +261,37 @@ def _app(settings: Settings) -> FastAPI:
 async def in_process(*, config: dict[str, Any] | None = None, **settings: Any) -> AsyncIterator[InProcess]:
     """Such a service with these settings; `config` is uvicorn's. What is logged as an error fails the test."""
     chosen = Settings(dsn="postgresql://nowhere/", **settings)
-    sink, metrics = Sink(), Metrics()
+    sink, counts = Sink(), Counts()
     ingest = Ingest(
         chosen.schemas,
         seconds_max=chosen.request_seconds_max,
         bytes_max=chosen.pending_bytes_max,
         quarantines=not chosen.at_least_once,
+        counts=counts,
     )
     ingest.publish(catalog("a", "b"))
-    batcher = Batcher([sink], chosen.limits, Retry(on=OSError))
+    batcher = Batcher([sink], chosen.limits, Retry(on=OSError), observe=counts.flushed)
     fake_watch = _Watch()
     watch = cast("CatalogWatch", fake_watch)
     keys = None if chosen.at_least_once else Keys()
-    postings = Postings(ingest, batcher, watch, metrics, chosen.body_limits, keys=keys)
-    metrics.watch(batcher, postings.traffic)
+    slow = SlowLog(chosen.slow_request_seconds, chosen.slow_flush_seconds)
+    postings = Postings(ingest, batcher, watch, counts, chosen.body_limits, keys=keys, slow=slow)
+    connections = Connections(chosen.connection_limits)
+    snapshots = Snapshots(chosen, counts, batcher, postings, connections, watch, Workers(None))
     service = Service(
         chosen,
         chosen.dsn or "",
         ingest,
         batcher,
         watch,
-        metrics,
+        counts,
+        snapshots,
+        Live(snapshots),
         postings,
-        Connections(chosen.connection_limits),
+        connections,
         Heads(chosen.prefix, chosen.connection_limits),
         Wire(),
+        AccessLog(chosen.access_log_share) if chosen.access_log else None,
     )
     errors = _Errors()
     logging.getLogger().addHandler(errors)
@@ -288,7 +300,7 @@ async def in_process(*, config: dict[str, Any] | None = None, **settings: Any) -
             server = InProcess(service, sink, fake_watch, **(config or {}))
             yield server
             assert postings._held == 0, "memory of bodies that nobody gives back"
-            assert metrics.unbalanced(postings.traffic()) == (0, 0), "a request that has no outcome, or two"
+            assert unbalanced(service) == (0, 0), "a request that has no outcome, or two"
     finally:
         logging.getLogger().removeHandler(errors)
     assert not errors.lines, errors.lines

@@ -90,6 +90,7 @@ async def test_an_outage(own: EmbeddedPostgres, headrace: Running) -> None:
 async def test_connections_that_were_cut_while_idle(own_db: Connection, headrace: Running) -> None:
     """Nothing was on its way, so producers notice nothing but a moment's delay."""
     slots = [cast("Slot", slot.sink) for slot in headrace.service.batcher._slots]
+    await headrace.eventually(lambda: headrace.service.batcher.slots().idle == len(slots))
     await own_db.execute(
         "select pg_terminate_backend(pid) from pg_stat_activity where application_name like 'headrace slot%'"
     )

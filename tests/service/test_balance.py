@@ -13,6 +13,7 @@ import pytest
 from batching import Batch, Outcome
 from service.posting import Posting
 from sql import BadRow, Fault, OutcomeUnknown, Rejected, Stored, TableChanged
+from tests.harness import requests_by_outcome, rows_by_outcome, unbalanced
 from tests.service.in_process import Client, InProcess, chunked, in_process, post
 
 _ROWS = b"[" + b",".join([b'{"a":"x"}'] * 4) + b"]"
@@ -75,14 +76,14 @@ async def test_the_counters_balance_at_every_moment(seed: int, lane: str, monkey
     choose = random.Random(seed)
     turns = 0
     async with in_process(fast_lane=lane == "fast", pending_rows_max=40, body_bytes_max=100_000) as server:
-        metrics, postings = server.service.metrics, server.service.postings
+        service, postings = server.service, server.service.postings
         server.service.batcher._slots[0].sink.write = _Moody(server, seed).write  # type: ignore[method-assign]
 
         async def watch() -> None:
             nonlocal turns
             while True:
                 turns += 1
-                assert metrics.unbalanced(postings.traffic()) == (0, 0)
+                assert unbalanced(service) == (0, 0)
                 await asyncio.sleep(0)
 
         async def producer() -> None:
@@ -111,10 +112,10 @@ async def test_the_counters_balance_at_every_moment(seed: int, lane: str, monkey
         assert turns > 500
         assert not watching.done(), watching.exception()
         watching.cancel()
-        used = {outcome for outcome, requests in metrics._requests.items() if requests}
+        used = {outcome for outcome, requests in requests_by_outcome(service).items() if requests}
         assert used >= {"committed", "rejected"}
-        assert postings.received_requests == sum(metrics._requests.values()) > 60
-        assert postings.received_rows == sum(metrics._rows.values()) > 0
+        assert postings.received_requests == sum(requests_by_outcome(service).values()) > 60
+        assert postings.received_rows == sum(rows_by_outcome(service).values()) > 0
         assert postings.keys is not None
         assert not postings.keys._under_way
         assert postings.rows_aside == 0
@@ -146,7 +147,7 @@ async def test_an_answer_that_cannot_be_made_is_an_error(
     async with in_process(fast_lane=lane == "fast") as server:
         monkeypatch.setattr("tests.service.in_process._outcome", lambda *_: Stored(cast("Any", "nonsense")))
         complaints: list[str] = []
-        monkeypatch.setattr(logging.getLogger("service.posting"), "exception", complaints.append)
+        monkeypatch.setattr(logging.getLogger("service.unforeseen"), "error", lambda what, **_: complaints.append(what))
         monkeypatch.setattr("service.success.Success.answer", lambda *_: 1 / 0)
         client = server.connect()
         await client.send(post(_ROWS, wish))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import signal
 from collections import Counter
 from collections.abc import AsyncIterator
 
@@ -60,16 +61,18 @@ async def test_a_request_that_was_on_its_way_is_stored(table: Connection, dsn: s
     async with start(dsn=dsn) as headrace:
         async with contextlib.AsyncExitStack() as stack:
             clients = [await stack.enter_async_context(headrace.connect()) for _ in range(20)]
-            for number, client in enumerate(clients):
-                if number % 2:
-                    await client.send(row(number))
-                    assert (await client.next()).status == 201
+            used = clients[::2]  # all at once, for who is idle for half a second need not be waited for
+            for client in used:
+                await client.send(row(1))
+            for client in used:
+                assert (await client.next()).status == 201
             address = address_of(headrace)
             headrace.server.should_exit = True
             await headrace.eventually(lambda: not headrace.server.servers[0].is_serving())
             for number, client in enumerate(clients, 100):
                 await client.send(row(number))
-                await asyncio.sleep(0.01)
+                if number % 4 == 0:  # a busy machine adds its own time to each
+                    await asyncio.sleep(0.04)
             for client in clients:
                 reply = await client.next()
                 assert (reply.status, reply.closes) == (201, True)
@@ -191,6 +194,39 @@ async def test_told_twice_it_stops_once(table: Connection, dsn: str, start: Star
         reply = await client.next()
         assert (reply.status, reply.closes) == (201, True)
     assert await table.fetchval("select count(*) from t") == 1
+
+
+@contextlib.asynccontextmanager
+async def busy_for_ever(headrace: Running) -> AsyncIterator[asyncio.Task[None]]:
+    """A request of FastAPI's that has no end; the task that waits for it."""
+    headrace.server.config.app.add_api_route("/forever", asyncio.Event().wait)  # type: ignore[union-attr]
+    async with headrace.connect() as client:
+        await client.send(GET.replace(b"/livez", b"/forever"))
+        await headrace.eventually(lambda: bool(headrace.server.server_state.tasks))
+        (task,) = headrace.server.server_state.tasks
+        yield task
+
+
+async def test_what_has_no_end_is_given_up(dsn: str, start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever waits for the process to end would kill it otherwise, and with it what could still be finished."""
+    async with contextlib.AsyncExitStack() as outlives:
+        async with start(dsn=dsn) as headrace:
+            headrace.server.config.timeout_graceful_shutdown = 0.2  # type: ignore[assignment] # a float will do
+            endless = await outlives.enter_async_context(busy_for_ever(headrace))
+        await asyncio.wait([endless])
+    assert "the time to stop is over: 1 connections are given up" in caplog.messages
+
+
+async def test_ctrl_c_a_second_time_waits_for_no_connection(dsn: str, start: Start) -> None:
+    """Who is at the terminal has seen that it takes too long."""
+    async with contextlib.AsyncExitStack() as outlives:
+        async with start(dsn=dsn) as headrace:
+            endless = await outlives.enter_async_context(busy_for_ever(headrace))
+            headrace.server.handle_exit(signal.SIGINT, None)
+            await headrace.eventually(lambda: not headrace.server.servers[0].is_serving())
+            headrace.server.handle_exit(signal.SIGINT, None)
+        assert not endless.done()
+        endless.cancel()
 
 
 class _Load:

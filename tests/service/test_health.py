@@ -36,6 +36,28 @@ async def test_draining_is_not_ready(headrace: Running) -> None:
     assert (response.status_code, response.json()["status"]) == (503, "draining")
 
 
+async def test_a_database_that_takes_no_writes_is_not_ready(db: Connection, dsn: str, start: Start) -> None:
+    """A standby answers, so only a look at it tells; requests would fail one by one."""
+    name = await db.fetchval("select current_database()")
+    async with start(dsn=dsn) as headrace:
+        await db.execute(f'alter database "{name}" set default_transaction_read_only = on')
+        await headrace.eventually(lambda: headrace.service.live.vitals is not None)
+        await db.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'headrace catalog'"
+        )
+        await headrace.eventually(lambda: headrace.service.live.read_only)
+        response = await headrace.client.get("/readyz")
+        assert (response.status_code, response.json()["database"]) == (503, "the database is read-only")
+        assert (await headrace.client.get("/dashboard/glance")).json()["status"] == "away"
+        await db.execute("set default_transaction_read_only = off")
+        await db.execute(f'alter database "{name}" set default_transaction_read_only = off')
+        await db.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'headrace catalog'"
+        )
+        while (await headrace.client.get("/readyz")).status_code != 200:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+
 async def test_a_stopping_service_refuses_rows(db: Connection, headrace: Running) -> None:
     """503 with Retry-After: another instance, or the next one, will take them."""
     await db.execute("create table t (n int)")
@@ -54,10 +76,17 @@ async def test_requests_and_rows_are_counted_by_outcome(db: Connection, headrace
     await headrace.post("nope", {"n": 1})
     await headrace.eventually(lambda: headrace.service.batcher.statistics().pending_submissions == 0)
     found = await numbers(headrace)
-    assert found['headrace_requests_total{outcome="committed"}'] == 2
-    assert found['headrace_rows_total{outcome="committed"}'] == 6
-    assert found['headrace_requests_total{outcome="rejected"}'] == 2
-    assert found['headrace_rows_total{outcome="rejected"}'] == 2
+    assert found['headrace_requests_total{outcome="committed",table="public.t"}'] == 2
+    assert found['headrace_rows_total{outcome="committed",table="public.t"}'] == 6
+    assert found['headrace_requests_total{outcome="rejected",table="public.t"}'] == 1
+    assert found['headrace_rows_total{outcome="rejected",table="public.t"}'] == 2
+    assert found['headrace_requests_total{outcome="rejected",table=""}'] == 1, "its name is anybody's invention"
+    assert "nope" not in str(found)
+    assert found['headrace_refusals_total{code="22P02",status="400"}'] == 1
+    assert found['headrace_refusals_total{code="PGRST205",status="404"}'] == 1
+    assert found['headrace_request_seconds_count{outcome="committed"}'] == 2
+    assert found["headrace_queue_seconds_count"] == 2
+    assert found['headrace_table_batches_total{table="public.t"}'] == 3
     assert found["headrace_batch_rows_count"] == 3
     assert found["headrace_batch_rows_sum"] == 8
     assert found['headrace_flush_seconds_count{result="ended"}'] == 3
@@ -92,4 +121,4 @@ async def _lose_a_row(headrace: Running, caplog: pytest.LogCaptureFixture) -> No
     assert (await headrace.post("t", {"n": "x"}, prefer="respond-async")).status_code == 202
     await headrace.eventually(lambda: headrace.service.batcher.statistics().pending_submissions == 0)
     assert '1 rows for "public"."t" that were accepted with 202 could not be stored: 22P02' in caplog.text
-    assert (await numbers(headrace))['headrace_rows_total{outcome="rejected"}'] == 1
+    assert (await numbers(headrace))['headrace_rows_total{outcome="rejected",table="public.t"}'] == 1

@@ -7,8 +7,7 @@ import logging
 
 import pytest
 
-from service.metrics import Metrics
-from tests.harness import Connection, Running
+from tests.harness import Connection, Running, requests_by_outcome
 from tests.service.in_process import ROW, InProcess, chunked, in_process, post
 
 _LINES = b"Content-Type: application/x-ndjson"
@@ -235,5 +234,4 @@ async def test_a_row_is_not_refused_for_what_was_measured_of_others(lane: str) -
 
 
 def _counted(server: InProcess) -> int:
-    metrics: Metrics = server.service.metrics
-    return sum(metrics._requests.values())
+    return sum(requests_by_outcome(server.service).values())

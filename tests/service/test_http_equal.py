@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import pytest
 
-from tests.harness import Connection, Reply, Start, rows_of
+from tests.harness import Connection, Reply, Start, metrics_text, rows_of
 from tests.service.in_process import GET, NOWHERE, ROW, chunked, in_process, post
 
 _BODY = b'{"a":"x"}'
+
+
+_COUNTED = ("headrace_received", "headrace_requests_total", "headrace_rows_total", "headrace_refusals")
 
 
 def _table(name: bytes) -> bytes:
@@ -184,8 +186,8 @@ async def _answer(lane: bool, pieces: list[bytes], **settings: Any) -> tuple[byt
         await client.quiet()
         closed = client.is_over()
         await client.hang_up()
-        metrics = server.service.metrics.text().decode()
-        counted = "\n".join(line for line in metrics.splitlines() if line.startswith(("headrace_req", "headrace_rows")))
+        metrics = metrics_text(server.service)
+        counted = "\n".join(line for line in metrics.splitlines() if line.startswith(_COUNTED))
         return bytes(client.transport.written), closed, server.sink.rows, counted
 
 
@@ -211,32 +213,6 @@ async def test_the_date_is_that_of_the_answer(lane: str) -> None:
             await client.answered(number)
         dates = [line for line in bytes(client.transport.written).splitlines() if line.startswith(b"date")]
         assert dates == [b"date: today", b"date: today", b"date: tomorrow"]
-
-
-@pytest.mark.parametrize(("prefix", "path"), [("/rest/v1", b"/rest/v1/t"), ("", b"/t"), ("", b"/livez")])
-@pytest.mark.parametrize("root_path", ["", "/behind/a proxy"])
-@pytest.mark.parametrize("client", ["127.0.0.1", "2001:db8::1"])
-async def test_the_access_log_is_the_same(
-    prefix: str, path: bytes, root_path: str, client: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    """With the prefix under which a proxy has the service (`--root-path`), quoted as uvicorn does it."""
-    caplog.set_level(logging.INFO, "uvicorn.access")
-    outcomes = []
-    for lane in (True, False):
-        caplog.clear()
-        config = {"root_path": root_path}
-        async with in_process(config=config, fast_lane=lane, prefix=prefix, access_log=True) as server:
-            connection = server.connect()
-            connection.protocol.client = (client, 40000)
-            for line in (path, path + b"?a=%20b&c", path.replace(b"t", b"%74"), b"/rest/v1/%C3%BC%20%25?x"):
-                await connection.send(post(_BODY, line=b"POST %b HTTP/1.1" % line))
-            await connection.send(post(_BODY, line=b"POST %b HTTP/1.0" % path))
-            replies = await connection.answered(5)
-        lines = [record.getMessage() for record in caplog.records if record.name == "uvicorn.access"]
-        assert len(lines) == len(replies) == 5
-        outcomes.append((replies, lines))
-    assert outcomes[0] == outcomes[1]
-    assert lines[0].startswith(f'{client}:40000 - "POST {root_path.replace(" ", "%20")}{path.decode()} HTTP/1.1" ')
 
 
 # ---------------------------------------------------------------- with a database

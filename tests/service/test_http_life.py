@@ -15,7 +15,7 @@ from service.app import create_app
 from service.extras import ExtraPosting
 from service.posting import Posting
 from service.settings import Settings
-from tests.harness import Connection, RawConnection, Running, Start, rows_of
+from tests.harness import Connection, RawConnection, Running, Start, requests_by_outcome, rows_of
 from tests.service.in_process import GET, NOWHERE, ROW, InProcess, chunked, in_process, post
 
 pytestmark = pytest.mark.usefixtures("lane")
@@ -50,7 +50,7 @@ async def test_rows_of_a_client_that_has_left_are_withdrawn(server: InProcess) -
     server.sink.gate.set()
     await first.answered(1)
     assert server.sink.rows == ["x"]
-    assert server.service.metrics._requests["shed"] == 2
+    assert requests_by_outcome(server.service)["withdrawn"] == 2
 
 
 async def test_rows_that_are_being_written_are_stored_whoever_leaves(server: InProcess) -> None:
@@ -181,6 +181,10 @@ async def test_no_request_leaves_garbage() -> None:
         post(b"{}", b"Content-Type: text/xml"),
         post(b'{"a":"x"}', b"Idempotency-Key: k"),
         post(b'{"a":"x"}', b"Idempotency-Key:"),
+        post(b'{"a":"x"}', b"X-Request-Id: r"),
+        post(b"{", b"X-Request-Id: r"),
+        post(b'{"a":"x"}', b"Prefer: server-timing"),
+        post(b'{"a":"x"}', b"Prefer: respond-async", b"X-Request-Id: r"),
         post(b'[{"a":"x"},{"nope":1}]', b"Prefer: bad-rows=quarantine"),
         post(b"[", b"Prefer: bad-rows=quarantine"),
         post(b'{"a":"x"}', b"Prefer: respond-async"),

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 
 from headrace import DuplicateKey, Headrace, HeadraceError, RowsRefused, Unavailable
 from service.insertion import Insertion
-from tests.harness import Connection, rows_of
+from tests.harness import Connection, metrics_text, rows_of, unbalanced
 
 
 async def _eventually(condition: Callable[[], bool]) -> None:
@@ -41,8 +41,7 @@ def _is_writing(writer: Headrace) -> bool:
 def _unbalanced(writer: Headrace) -> tuple[int, int]:
     """Requests and rows that somebody has lost."""
     assert writer._service is not None
-    requests, rows = writer._service.metrics.unbalanced(writer._service.postings.traffic())
-    return requests, rows
+    return unbalanced(writer._service)
 
 
 @asynccontextmanager
@@ -221,7 +220,7 @@ async def test_everything_is_counted(writer: Headrace, db: Connection) -> None:
         call.cancel()
     await asyncio.gather(call, return_exceptions=True)
     assert writer._service is not None
-    text = writer._service.metrics.text().decode()
+    text = metrics_text(writer._service)
     assert "headrace_received_requests_total 6.0" in text
     await _eventually(lambda: _pending(writer) == 0)
     assert _unbalanced(writer) == (0, 0)

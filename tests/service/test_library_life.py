@@ -49,6 +49,24 @@ async def test_it_does_not_insert_before_its_start_nor_after_its_stop(dsn: str, 
     assert await rows_of(db, "select text from notes order by id") == [("one",), ("two",)]
 
 
+async def test_an_app_tells_the_writer_s_numbers_and_whether_it_can_write(dsn: str, db: Connection) -> None:
+    """Its own /metrics and readiness check, which the library cannot add by itself."""
+    await db.execute(NOTES)
+    headrace = Headrace(dsn)
+    with pytest.raises(NotRunning):
+        headrace.metrics()
+    async with headrace:
+        await headrace.insert("notes", [{"text": "one"}, {"text": "two"}])
+        assert headrace.problem is None
+        text = headrace.metrics().decode()
+        assert 'headrace_rows_total{outcome="committed",table="public.notes"} 2.0' in text
+        assert "headrace_unbalanced_requests 0.0" in text
+    with pytest.raises(NotRunning):
+        assert headrace.problem
+    async with Headrace("postgresql://nobody@127.0.0.1:1/none") as away:
+        assert "refused" in str(away.problem)
+
+
 async def test_it_is_started_once(dsn: str) -> None:
     """Two starts would be two writers, of which one is never stopped."""
     async with Headrace(dsn) as headrace:

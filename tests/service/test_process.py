@@ -13,12 +13,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx2
 import pytest
 
 from service.embedded import EmbeddedPostgres
+from tests.harness import database_folder
 
 HEADRACE = str(Path(sys.executable).parent / "headrace")
 EVENT = {"device_id": "pump-7", "ts": "2026-11-21T10:00:00Z"}
@@ -75,19 +77,20 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 
 @pytest.fixture
-def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Process]]:
+def start() -> Iterator[Callable[..., Process]]:
     """Starts processes; whatever is left of them is killed at the end."""
     started: list[Process] = []
+    with ExitStack() as folders:
 
-    def start_process(*arguments: str, folder: Path | None = None, **environment: str) -> Process:
-        process = Process(folder or tmp_path_factory.mktemp("serve"), *arguments, **environment)
-        started.append(process)
-        return process
+        def start_process(*arguments: str, folder: Path | None = None, **environment: str) -> Process:
+            process = Process(folder or folders.enter_context(database_folder()), *arguments, **environment)
+            started.append(process)
+            return process
 
-    yield start_process
-    for process in started:
-        if process.child.poll() is None:
-            process.end(signal.SIGTERM)
+        yield start_process
+        for process in started:
+            if process.child.poll() is None:
+                process.end(signal.SIGTERM)
 
 
 def postmaster(folder: Path) -> int | None:
@@ -168,20 +171,21 @@ def test_sigterm_answers_everything_that_was_accepted(start: Callable[..., Proce
     admin.psql(
         "create table t (n int); "
         "create function slow() returns trigger language plpgsql as $$ begin perform pg_sleep(1); return null; end $$; "
-        "create trigger slow after insert on t for each statement execute function slow()"
+        "create trigger slow after insert on t for each statement execute function slow(); "
+        "notify headrace, 'reload'"
     )
-    metrics = f"{admin.url}/metrics"
+    wait_until(lambda: "read the catalog again" in admin.output)
 
     def pending() -> int:
-        # Rows are known of requests that have been accepted; others may still wait for the catalog.
-        match = re.search(r"^headrace_pending_rows (\S+)", httpx2.get(metrics).text, re.MULTILINE)
+        match = re.search(r"^headrace_pending_rows (\S+)", client.get("/metrics").text, re.MULTILINE)
         assert match is not None
         return int(float(match[1]))
 
     def post(n: int) -> int:
-        return httpx2.post(f"{admin.url}/rest/v1/t", json={"n": n}, timeout=30).status_code
+        return client.post("/rest/v1/t", json={"n": n}).status_code
 
-    with ThreadPoolExecutor(20) as clients:
+    # Each of 20 clients of their own would need longer to begin than the first row needs to be stored.
+    with httpx2.Client(base_url=admin.url, timeout=30, verify=False) as client, ThreadPoolExecutor(20) as clients:
         answers = [clients.submit(post, n) for n in range(20)]
         wait_until(lambda: pending() == 20)
         admin.child.send_signal(signal.SIGTERM)

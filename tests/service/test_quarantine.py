@@ -11,7 +11,7 @@ import pytest
 
 from batching import QueueFull
 from sql import Stored, TableChanged
-from tests.harness import Connection, Running, Start, rows_of
+from tests.harness import Connection, Running, Start, rows_by_outcome, rows_of, unbalanced
 from tests.service.in_process import InProcess, catalog, chunked, in_process, post
 from tests.service.test_health import numbers
 from tests.sql.tables import column, table
@@ -126,8 +126,8 @@ async def test_a_request_of_nothing_but_bad_rows(items: Connection, headrace: Ru
     assert len(told["request_id"]) == 32
     assert await items.fetchval("select count(*) from headrace.quarantine") == 150
     found = await numbers(headrace)
-    assert found['headrace_requests_total{outcome="quarantined"}'] == 1
-    assert found['headrace_rows_total{outcome="quarantined"}'] == 150
+    assert found['headrace_requests_total{outcome="quarantined",table="public.items"}'] == 1
+    assert found['headrace_rows_total{outcome="quarantined",table="public.items"}'] == 150
     assert found["headrace_received_rows_total"] == 150
     assert found["headrace_unbalanced_requests"] == found["headrace_unbalanced_rows"] == 0
 
@@ -196,9 +196,9 @@ async def test_rows_of_a_202_that_turn_out_bad_are_kept(
     assert sorted(await kept(items)) == [('{"id":"x"}', 3, "22P02"), ('{"id":1}', 2, "23505")]
     assert '2 of 3 rows for "public"."items" that were accepted with 202 are in quarantine (request r)' in caplog.text
     found = await numbers(headrace)
-    assert found['headrace_rows_total{outcome="committed"}'] == 1
-    assert found['headrace_rows_total{outcome="quarantined"}'] == 2
-    assert found['headrace_requests_total{outcome="committed"}'] == 1
+    assert found['headrace_rows_total{outcome="committed",table="public.items"}'] == 1
+    assert found['headrace_rows_total{outcome="quarantined",table="public.items"}'] == 2
+    assert found['headrace_requests_total{outcome="committed",table="public.items"}'] == 1
 
 
 @pytest.mark.usefixtures("lane")
@@ -284,7 +284,7 @@ async def test_promised_rows_wait_for_room(lane: str, monkeypatch: pytest.Monkey
         monkeypatch.setattr(server.service.batcher, "submit", refuse_once)
         sink.gate.set()
         while postings.pending() != (0, 0):
-            assert server.service.metrics.unbalanced(postings.traffic()) == (0, 0)
+            assert unbalanced(server.service) == (0, 0)
             await asyncio.sleep(0.001)
         sweeping.cancel()
         assert len(attempts) == 2
@@ -302,7 +302,7 @@ async def test_promised_rows_that_still_wait_at_the_end_are_counted(
         await _accepted(server, b'{"a":"2"}')
         assert server.service.postings.pending() == (2, 2)
     assert server.service.postings.pending() == (0, 0)
-    rows = server.service.metrics._rows
+    rows = rows_by_outcome(server.service)
     assert (rows["shed"], rows["unknown"]) == (1, 1)
     assert "HR505" in caplog.text
 
@@ -326,7 +326,7 @@ async def test_a_catalog_without_the_table(lane: str) -> None:
             (1, b'{"a":"1"}', "PGRST205"),
             (2, b'{"a": "2"}', "PGRST205"),
         ]
-        assert server.service.metrics._rows["quarantined"] == 2
+        assert rows_by_outcome(server.service)["quarantined"] == 2
 
 
 async def test_rows_that_are_good_by_the_next_catalog(lane: str) -> None:

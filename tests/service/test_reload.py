@@ -11,6 +11,11 @@ import pytest
 from tests.harness import Connection, Running, Start, rows_of
 
 
+@pytest.fixture
+def miss_pause() -> None:
+    """As long as operators have it."""
+
+
 async def test_a_new_table_and_a_new_column_are_found_when_they_are_used(db: Connection, headrace: Running) -> None:
     """CREATE TABLE, then POST: nobody should have to tell the service."""
     for number in range(3):

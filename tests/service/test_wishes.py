@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 
 from sql import CatalogWatch, quarantine
-from tests.harness import Connection, Running, Start, rows_of
+from tests.harness import Connection, Running, Start, metrics_text, rows_of
 
 OBJECT = "application/vnd.pgrst.object+json"
 MERGE = "resolution=merge-duplicates"
@@ -37,8 +37,8 @@ async def test_one_row_or_none_whatever_else_is_asked(
             assert response.status_code == expected, response.text
     assert await rows_of(db, "select * from t") == []
     service = headrace.service
-    assert service.postings.pending().requests == 0
-    text = service.metrics.text().decode()
+    assert service.postings.pending() == (0, 0)
+    text = metrics_text(service)
     assert "headrace_unbalanced_requests 0.0" in text
     assert "headrace_unbalanced_rows 0.0" in text
 
