@@ -209,7 +209,7 @@ def _header(text: str) -> tuple[str, str]:
 def _banner(service: Service, url: str) -> None:
     """What a person wants to know first."""
     settings = service.settings
-    lines = [f"Headrace listens on {url}", f"  docs     {url}/docs"]
+    lines = [f"Headrace listens on {url}", f"  docs     {url}/docs", f"  watch    {url}/dashboard"]
     if settings.dsn is None:
         row = '{"device_id": "pump-7", "ts": "2026-11-21T10:00:00Z", "temperature": 21.5}'
         psql_command = "headrace psql" if _on_path("headrace") else ".venv/bin/headrace psql"
