@@ -239,7 +239,11 @@ async def empty_database(postgres_dsn: str) -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def run_service(**settings: Any) -> AsyncIterator[Running]:
-    """A service with these settings on a free port, stopped as SIGTERM stops it."""
+    """A service with these settings on a free port, stopped as SIGTERM stops it.
+
+    Unless a test says so, nothing is slow: how long things take is a matter of what else the machine does.
+    """
+    settings = {"slow_request_seconds": 60, "slow_flush_seconds": 60} | settings
     listening: asyncio.Future[tuple[Service, str]] = asyncio.get_running_loop().create_future()
     server = Server(Settings(port=0, **settings), lambda service, url: listening.set_result((service, url)))
     serving = asyncio.create_task(server.serve())

@@ -345,11 +345,13 @@ async def test_a_flush_belongs_to_a_request_that_is_kept(
     """Of thousands that it carried, one may be kept; its trace would be without the write."""
     spans = Spans(monkeypatch, ParentBased(ALWAYS_OFF))
     async with start(dsn=dsn, traces=True, flush_slots=1) as running:
+        await running.post("notes", {"text": "a"})  # from now on the slot is connected
         async with asyncio.TaskGroup() as tasks, running.gathering(db, "notes", 3):
-            for number, flags in enumerate(("00", "00", "01"), 1):  # the first is alone in its flush
+            for number, flags in enumerate(("00", "00", "01"), 1):
                 parent = _PARENT[:-2] + flags
                 tasks.create_task(running.post("notes", {"text": "a"}, traceparent=parent))
                 await _pending(running, number)
+                await running.eventually(lambda: running.service.batcher.slots().busy == 1)  # with the first, alone
         await running.eventually(lambda: len(spans()) == 2)
     (request,), (flush,) = spans.requests, spans("flush")
     assert flush.parent is not None
@@ -491,9 +493,6 @@ def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collector]:
     thread.start()
     yield server
     server.over.set()
-    for delivering in threading.enumerate():
-        if delivering.name == "headrace-traces":
-            delivering.join(10)  # it has something to log when it ends, which the next test would find
     server.shutdown()
     thread.join()
     server.server_close()
@@ -515,15 +514,24 @@ async def test_spans_reach_a_collector(
 
 @pytest.mark.usefixtures("notes")
 async def test_a_collector_that_does_not_answer_holds_up_no_end(
-    dsn: str, start: Start, collector: Collector, caplog: pytest.LogCaptureFixture
+    dsn: str,
+    start: Start,
+    collector: Collector,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Whoever stops a service has given it so many seconds, and spans are not worth more."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "2")
     collector.deaf.set()
     async with start(dsn=dsn, traces=True, drain_seconds_max=0.5) as running:
         await running.post("notes", {"text": "a"})
         began = time.monotonic()
     assert time.monotonic() - began < 3
     assert "the last spans could not be delivered in time" in caplog.text
+    collector.over.set()
+    for thread in threading.enumerate():  # what it has to say must not come in the midst of another test
+        if thread.name == "headrace-traces":
+            await asyncio.to_thread(thread.join)
 
 
 def test_the_exporter_is_that_of_the_variables(caplog: pytest.LogCaptureFixture) -> None:
