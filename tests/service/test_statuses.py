@@ -104,7 +104,7 @@ async def test_a_role_that_may_not_is_told_to_say_who_it_is(db: Connection, dsn:
 
 
 async def test_a_real_deadlock_is_tried_again(db: Connection, dsn: str, headrace: Running) -> None:
-    """The next attempt succeeds; from a trigger's hand the same SQLSTATE is an answer."""
+    """Until it succeeds; from a trigger's hand the same SQLSTATE is an answer."""
     await db.execute("""
         create table places (n int primary key, m int); insert into places values (1), (2);
         create table t (n int); create sequence attempts;
@@ -133,7 +133,9 @@ async def test_a_real_deadlock_is_tried_again(db: Connection, dsn: str, headrace
     await other.execute("select pg_advisory_unlock(7)")
     await ours
     assert (await request).status_code == 201
-    assert await db.fetchval("select last_value from attempts") == 2
+    # Two, as a rule. A row that its last writer has given up is for whoever comes first: an attempt that overtakes the
+    # session that has waited for it runs into the same deadlock once more.
+    assert await db.fetchval("select last_value from attempts") >= 2
     await other.close()
 
 
