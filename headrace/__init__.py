@@ -3,8 +3,8 @@
 What `__all__` lists is public, nothing else.
 """
 
-from service.errors import DuplicateKey, HeadraceError, NotRunning, OutcomeUnknown, RowsRefused, Unavailable
-from service.library import Headrace
+from service.library.errors import DuplicateKey, HeadraceError, NotRunning, OutcomeUnknown, RowsRefused, Unavailable
+from service.library.headrace import Headrace
 
 __all__ = [
     "DuplicateKey",

@@ -24,21 +24,21 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 from starlette.types import Message, Scope
 
-from service import metrics
-from service.access import POSTING, Logged
-from service.annotation import named
-from service.cors import Cors, cross_origin, has_origin
-from service.dashboard import Dashboard
-from service.docs import Docs
+from service.dialect.annotation import named
+from service.dialect.marks import marks_of
+from service.http.cors import Cors, cross_origin, has_origin
+from service.http.paths import TablePaths
 from service.ingest import request_of
 from service.lifespan import STATE, Service, running
-from service.marks import marks_of
-from service.numbers import decode, encode
-from service.paths import TablePaths
+from service.observing import metrics
+from service.observing.access import POSTING, Logged
+from service.observing.numbers import decode, encode
+from service.observing.unforeseen import name_of
+from service.pages.dashboard import Dashboard
+from service.pages.docs import Docs
 from service.posting import Posting
 from service.problems import INTERNAL_ERROR, JSON, Answer, Problem, bad_header, method_unsupported, path_unknown
 from service.settings import Settings
-from service.unforeseen import name_of
 from sql import Fault
 
 

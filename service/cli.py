@@ -14,17 +14,18 @@ from typing import Annotated
 import anyio
 import typer
 
-from service import cli_quarantine, logs
-from service import doctor as checkup
-from service import tables as listing
-from service.arguments import DsnOption, JsonOption, Mistakes, fail, read_settings, settings_or_end
-from service.database import DatabaseError, connected
+from service.commands import cli_quarantine
+from service.commands import tables as listing
+from service.commands.arguments import DsnOption, JsonOption, Mistakes, fail, read_settings, settings_or_end
+from service.commands.database import DatabaseError, connected
+from service.commands.load import DEFAULT_URL, Destination, Job, Limits
+from service.commands.load import run as run_load
+from service.commands.rowfile import File, Format, LoadError
+from service.doctor import examination as checkup
 from service.embedded import EmbeddedError, running_dsn
 from service.embedded import psql as run_psql
 from service.lifespan import Service
-from service.load import DEFAULT_URL, Destination, Job, Limits
-from service.load import run as run_load
-from service.rowfile import File, Format, LoadError
+from service.observing import logs
 from service.server import Server, spare_the_collector
 from service.settings import unknown_variables
 
@@ -191,7 +192,7 @@ def top(
     as_json: JsonOption = False,
 ) -> None:
     """Watch a running service."""
-    from service import top as screen  # noqa: PLC0415 - what it needs is loaded for it alone
+    from service.commands import top as screen  # noqa: PLC0415 - what it needs is loaded for it alone
 
     raise typer.Exit(screen.run(url, once=once, as_json=as_json))
 

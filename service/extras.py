@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, cast
 from uuid import UUID, uuid4, uuid5
 
 from batching import Flush, QueueFull, SinkAway
-from service import prefer
-from service.account import names_of
+from service.dialect import prefer
+from service.dialect.keys import Fingerprint, key_text
+from service.dialect.marks import Marks
 from service.ingest import Request
-from service.keys import Fingerprint, key_text
-from service.marks import Marks
-from service.numbers import QUARANTINED, REPLAYED, Outcome
+from service.observing.account import names_of
+from service.observing.numbers import QUARANTINED, REPLAYED, Outcome
 from service.plan import Plan, is_miss
 from service.posting import Posting, Respond, success, to_nobody
 from service.problems import Refused, is_expected, keys_not_kept, problem_of

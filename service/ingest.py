@@ -11,15 +11,15 @@ from dataclasses import replace
 
 import msgspec
 
-from service import prefer
-from service.accept import parse as parse_accept
-from service.cors import CORS_HEADERS
-from service.counting import Counts
-from service.media import media_of
-from service.numbers import TableNumbers
+from service.bodies.media import media_of
+from service.dialect import prefer
+from service.dialect.accept import parse as parse_accept
+from service.dialect.query import parse as parse_query
+from service.http.cors import CORS_HEADERS
+from service.observing.counting import Counts
+from service.observing.numbers import TableNumbers
 from service.plan import Asked, Plan, Route
 from service.problems import Problem, Refused
-from service.query import parse as parse_query
 from sql import Catalog, CatalogMissing, Fault, in_order, unknown_table
 
 

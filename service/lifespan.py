@@ -14,24 +14,24 @@ import anyio
 import anyio.to_thread
 
 from batching import Batch, Batcher, Flush, Retry
-from service.access import AccessLog
-from service.connections import Connections
-from service.counting import Counts
+from service.dialect.keys import Keys
 from service.embedded import EmbeddedPostgres
-from service.heads import Heads
+from service.http.connections import Connections
+from service.http.heads import Heads
+from service.http.wire import Wire
 from service.ingest import Ingest
-from service.keys import Keys
-from service.live import Live
+from service.observing.access import AccessLog
+from service.observing.counting import Counts
+from service.observing.live import Live
+from service.observing.slow import SlowLog
+from service.observing.snapshots import Snapshots
+from service.observing.workers import Workers
 from service.postings import Postings
-from service.slow import SlowLog
-from service.snapshots import Snapshots
-from service.wire import Wire
-from service.workers import Workers
 from sql import CatalogWatch, InDoubt, Slot, Unavailable, is_abandoned, keep_clean
 
 if TYPE_CHECKING:
+    from service.observing.traces import Traces
     from service.settings import Settings
-    from service.traces import Traces
 
 logger = logging.getLogger(__name__)
 
@@ -186,7 +186,7 @@ async def _parts(settings: Settings, dsn: str) -> AsyncIterator[Service]:
 def _traces(settings: Settings) -> Traces | None:
     if not settings.traces:
         return None
-    from service.traces import Traces  # noqa: PLC0415 - who does without need not have OpenTelemetry
+    from service.observing.traces import Traces  # noqa: PLC0415 - who does without need not have OpenTelemetry
 
     return Traces(settings.prefix)
 

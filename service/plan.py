@@ -11,13 +11,13 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import cast
 
-from service.accept import Accepted, Shape
-from service.media import Media
-from service.numbers import COMMITTED, ROLLED_BACK, TableNumbers
-from service.prefer import Preferences
+from service.bodies.media import Media
+from service.dialect.accept import Accepted, Shape
+from service.dialect.prefer import Preferences
+from service.dialect.query import Query
+from service.dialect.success import Success, Wish
+from service.observing.numbers import COMMITTED, ROLLED_BACK, TableNumbers
 from service.problems import Answer
-from service.query import Query
-from service.success import Success, Wish
 from sql import (
     BadRow,
     Conflict,

@@ -15,18 +15,18 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeAlias, cast
 
 from batching import Flush, NotQueued, Submission
-from service.body import KEPT_BYTES_MAX, LARGE_BYTES, Arrival, decode, held_for
-from service.cors import cross_origin
+from service.bodies.body import KEPT_BYTES_MAX, LARGE_BYTES, Arrival, decode, held_for
+from service.dialect.marks import NO_MARKS
+from service.http.cors import cross_origin
 from service.ingest import Request
-from service.marks import NO_MARKS
-from service.numbers import OUTCOMES, Outcome, TableNumbers
+from service.observing.numbers import OUTCOMES, Outcome, TableNumbers
+from service.observing.unforeseen import unforeseen
 from service.plan import Plan, is_miss
 from service.problems import MALFORMED_HTTP, Answer, Problem, Refused, body_too_large, is_expected, problem_of
-from service.unforeseen import unforeseen
 from sql import Encoded, Extra, Rejected, TableChanged, TooLarge
 
 if TYPE_CHECKING:
-    from service.account import Traced
+    from service.observing.account import Traced
     from service.postings import Postings
 
 Respond: TypeAlias = Callable[[Answer], object]

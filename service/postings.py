@@ -13,25 +13,25 @@ from typing import TYPE_CHECKING
 import anyio
 
 from batching import Batcher, Closed, DeadlinePassed, QueueFull
-from service import prefer
-from service.annotation import annotated
-from service.body import BodyLimits
-from service.counting import Counts
+from service.bodies.body import BodyLimits
+from service.dialect import prefer
+from service.dialect.annotation import annotated
+from service.dialect.keys import Keys
+from service.dialect.marks import NO_MARKS, Marks
 from service.extras import ExtraPosting
 from service.ingest import Ingest, Request
-from service.keys import Keys
-from service.marks import NO_MARKS, Marks
-from service.numbers import COMMITTED, OUTCOMES, Outcome
+from service.observing.counting import Counts
+from service.observing.numbers import COMMITTED, OUTCOMES, Outcome
+from service.observing.slow import SlowLog
 from service.plan import Plan
 from service.posting import Posting, Respond
 from service.problems import Refused, body_late
-from service.slow import SlowLog
 from sql import CatalogWatch, Rejected
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
-    from service.traces import Traces
+    from service.observing.traces import Traces
 
 
 class Postings:

@@ -14,7 +14,7 @@ import msgspec
 
 from batching import Closed, DeadlinePassed, FlushCut, QueueFull, SinkAway
 from batching import TooLarge as TooLargeToWait
-from service.numbers import Outcome
+from service.observing.numbers import Outcome
 from sql import CatalogMissing, Fault, KeyReused, OutcomeUnknown, Rejected, TableChanged, TooLarge, Unavailable
 
 JSON = "application/json; charset=utf-8"

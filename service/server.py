@@ -20,8 +20,8 @@ import anyio
 import uvicorn
 
 from service.app import create_app
+from service.http.protocol import Protocol
 from service.lifespan import STATE, Service, running
-from service.protocol import Protocol
 
 if TYPE_CHECKING:
     import socket
@@ -72,7 +72,7 @@ class Server(uvicorn.Server):
                 ws="none",
                 lifespan="off",  # `_serve` runs the service itself, so that its errors are ours to word
                 log_config=None,
-                access_log=False,  # ours is another (`service/access.py`)
+                access_log=False,  # ours is another (`service/observing/access.py`)
                 server_header=False,
                 timeout_keep_alive=settings.keep_alive_seconds,  # type: ignore[arg-type] # a float will do
                 # Requests get their answer within the drain time; the seconds more are for sending it.

@@ -14,8 +14,8 @@ from pydantic import Field, PositiveInt, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from batching import Limits
-from service.body import BodyLimits
-from service.connections import ConnectionLimits
+from service.bodies.body import BodyLimits
+from service.http.connections import ConnectionLimits
 from sql import Timeouts
 
 MIB = 1024 * 1024
@@ -153,7 +153,7 @@ class Settings(BaseSettings):
     def _can_trace(cls, value: bool) -> bool:  # noqa: FBT001 - pydantic's signature
         if value:
             try:
-                import_module("service.traces")
+                import_module("service.observing.traces")
             except ModuleNotFoundError as error:
                 raise ValueError(
                     f"OpenTelemetry is not installed ({error.name}): pip install headrace[traces]"

@@ -18,9 +18,9 @@ import asyncpg
 import httpx2
 import msgspec
 
-from service import metrics
 from service.lifespan import Service
-from service.numbers import OUTCOMES
+from service.observing import metrics
+from service.observing.numbers import OUTCOMES
 from service.server import Server
 from service.settings import Settings
 

@@ -18,8 +18,8 @@ import httpx2
 import pytest
 import yaml
 
-from service.metrics import families
-from service.numbers import OUTCOMES, Numbers
+from service.observing.metrics import families
+from service.observing.numbers import OUTCOMES, Numbers
 from sql import Vitals
 from tests.harness import Connection, Running
 

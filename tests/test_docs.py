@@ -13,8 +13,8 @@ import yaml
 
 from batching import Closed, DeadlinePassed, QueueFull, SinkAway, TooLarge
 from service import problems
-from service.metrics import families
-from service.numbers import Numbers
+from service.observing.metrics import families
+from service.observing.numbers import Numbers
 from service.problems import (
     MALFORMED_HTTP,
     Refused,

@@ -12,9 +12,9 @@ import anyio
 
 from batching import Batch, Flush
 from service import lifespan
-from service.counting import Counts
-from service.live import Live
-from service.numbers import Outcome, TableNumbers
+from service.observing.counting import Counts
+from service.observing.live import Live
+from service.observing.numbers import Outcome, TableNumbers
 from service.server import Server, spare_the_collector
 from service.settings import Settings
 

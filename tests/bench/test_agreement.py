@@ -7,8 +7,8 @@ import json
 import pytest
 
 from bench.agreement import Account, compared, read_glance, read_metrics
-from service import metrics
-from service.counting import Counts
+from service.observing import metrics
+from service.observing.counting import Counts
 
 NOTHING = Account({}, {}, 0, (0, 0))
 

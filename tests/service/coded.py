@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 import msgpack  # type: ignore[import-untyped]
 import msgspec
 
-from service.media import media_of
+from service.bodies.media import media_of
 
 if sys.version_info >= (3, 14):
     from compression import zstd

@@ -21,7 +21,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Mount, Route
 
-from service.glance import Glance, Point
+from service.observing.glance import Glance, Point
 from tests.service.fake_glances import Lively, table
 
 _STATIC = resources.files("service") / "static"

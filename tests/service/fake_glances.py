@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from service.glance import (
+from service.observing.glance import (
     Database,
     Glance,
     Percentiles,
@@ -22,7 +22,7 @@ from service.glance import (
     Slots,
     TableRates,
 )
-from service.numbers import SlowFlush
+from service.observing.numbers import SlowFlush
 
 HOSTILE = "<img src=x onerror=\"document.title='owned'\">"
 """A name that a page which trusts names would run."""

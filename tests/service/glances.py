@@ -6,7 +6,8 @@ import msgspec
 from msgspec.structs import replace
 from rich.console import Console
 
-from service.glance import (
+from service.commands.topview import Picture, View
+from service.observing.glance import (
     Database,
     Glance,
     Percentiles,
@@ -19,8 +20,7 @@ from service.glance import (
     Slots,
     TableRates,
 )
-from service.numbers import SlowFlush
-from service.topview import Picture, View
+from service.observing.numbers import SlowFlush
 
 URL = "http://127.0.0.1:8000"
 NOW = 1_800_000_000.0

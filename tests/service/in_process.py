@@ -17,23 +17,23 @@ from fastapi import FastAPI
 from uvicorn.server import ServerState
 
 from batching import Batch, Batcher, Outcome, Retry
-from service.access import AccessLog
 from service.app import create_app
-from service.connections import Connections
-from service.counting import Counts
-from service.heads import Heads
+from service.dialect.keys import Keys
+from service.http.connections import Connections
+from service.http.heads import Heads
+from service.http.protocol import Protocol
+from service.http.wire import Wire
 from service.ingest import Ingest
-from service.keys import Keys
 from service.lifespan import STATE, Service
-from service.live import Live
+from service.observing.access import AccessLog
+from service.observing.counting import Counts
+from service.observing.live import Live
+from service.observing.slow import SlowLog
+from service.observing.snapshots import Snapshots
+from service.observing.workers import Workers
 from service.posting import Posting
 from service.postings import Postings
-from service.protocol import Protocol
 from service.settings import Settings
-from service.slow import SlowLog
-from service.snapshots import Snapshots
-from service.wire import Wire
-from service.workers import Workers
 from sql import Catalog, CatalogWatch, Extra, Stored, Written
 from tests.harness import Reply, replies_in, unbalanced
 from tests.sql.tables import column, table

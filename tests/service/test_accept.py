@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.accept import ROWS, Accepted, Shape, parse
+from service.dialect.accept import ROWS, Accepted, Shape, parse
 from service.problems import Refused
 
 OBJECT = Accepted("application/vnd.pgrst.object+json; charset=utf-8", Shape.OBJECT)

@@ -9,9 +9,9 @@ from typing import Any, cast
 import httpx2
 import pytest
 
-from service.access import AccessLog
 from service.app import create_app
 from service.lifespan import STATE
+from service.observing.access import AccessLog
 from service.settings import Settings
 from tests.harness import Connection, Start
 from tests.service.in_process import GET, NOWHERE, ROW, InProcess, chunked, in_process, post

@@ -147,8 +147,10 @@ async def test_an_answer_that_cannot_be_made_is_an_error(
     async with in_process(fast_lane=lane == "fast") as server:
         monkeypatch.setattr("tests.service.in_process._outcome", lambda *_: Stored(cast("Any", "nonsense")))
         complaints: list[str] = []
-        monkeypatch.setattr(logging.getLogger("service.unforeseen"), "error", lambda what, **_: complaints.append(what))
-        monkeypatch.setattr("service.success.Success.answer", lambda *_: 1 / 0)
+        monkeypatch.setattr(
+            logging.getLogger("service.observing.unforeseen"), "error", lambda what, **_: complaints.append(what)
+        )
+        monkeypatch.setattr("service.dialect.success.Success.answer", lambda *_: 1 / 0)
         client = server.connect()
         await client.send(post(_ROWS, wish))
         (reply,) = await client.quiet()

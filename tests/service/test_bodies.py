@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from service.media import _MEDIA, media_of
+from service.bodies.media import _MEDIA, media_of
 from tests.harness import Connection, Running, rows_of
 from tests.service.coded import CODINGS, KINDS, Rows, csv_of, gzip_of, msgpack_of, zstd_of
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service import from_msgpack
+from service.bodies import from_msgpack
 from service.problems import Refused
 from tests.service.coded import decoded, msgpack_of
 from tests.service.in_process import in_process, post

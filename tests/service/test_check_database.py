@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from service.check_database import check_connections, check_database, check_no_dsn, check_reach
-from service.findings import Finding, Level
+from service.doctor.check_database import check_connections, check_database, check_no_dsn, check_reach
+from service.doctor.findings import Finding, Level
 from service.settings import Settings
 from sql import Checkup, NotReached, Pooler, Room, Server
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from service import machine as machine_facts
-from service.check_machine import check_machine, is_loopback
-from service.findings import Finding, Level
-from service.machine import Address, Machine, State, machine_of
+from service.doctor import machine as machine_facts
+from service.doctor.check_machine import check_machine, is_loopback
+from service.doctor.findings import Finding, Level
+from service.doctor.machine import Address, Machine, State, machine_of
 from service.settings import MIB, Settings
 from tests.harness import Running, Start
 

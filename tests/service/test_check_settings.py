@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from service.check_settings import check_mistakes, check_settings
-from service.findings import Finding, Level
+from service.doctor.check_settings import check_mistakes, check_settings
+from service.doctor.findings import Finding, Level
 from service.settings import MIB, Settings
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from service.check_tables import check_own, check_tables
-from service.findings import Finding, Level
+from service.doctor.check_tables import check_own, check_tables
+from service.doctor.findings import Finding, Level
 from service.settings import Settings
 from sql import QUARANTINE_COUNTED_MAX, Contents, OwnSchema, Rights
 

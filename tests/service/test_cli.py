@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from service import top
 from service.cli import app
+from service.commands import top
 
 
 def test_every_command_is_explained() -> None:

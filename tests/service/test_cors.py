@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from service.cors import CORS_HEADERS
+from service.http.cors import CORS_HEADERS
 from tests.harness import Connection, Reply, Running
 from tests.service.in_process import GET, ROW, chunked, in_process, post
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from batching import Batch, Flush
-from service import counting, metrics
-from service.counting import Counts
-from service.numbers import COMMITTED, OUTCOMES, QUARANTINED, SECONDS, Histogram, Outcome
+from service.observing import counting, metrics
+from service.observing.counting import Counts
+from service.observing.numbers import COMMITTED, OUTCOMES, QUARANTINED, SECONDS, Histogram, Outcome
 from sql import nothing_target
 
 

@@ -12,8 +12,8 @@ import asyncpg
 import pytest
 from playwright.async_api import Browser
 
-from service import dashboard
 from service.embedded import EmbeddedPostgres
+from service.pages import dashboard
 from tests.browser import Window, window
 from tests.harness import Connection, Running, Start, rows_of
 

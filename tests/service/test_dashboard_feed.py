@@ -8,7 +8,7 @@ import time
 import msgspec
 from playwright.async_api import Browser
 
-from service.glance import Slots
+from service.observing.glance import Slots
 from tests.browser import Window, window
 from tests.service.fake_feed import FakeFeed
 from tests.service.fake_glances import Lively, glance, point

@@ -9,8 +9,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from service.glance import Quarantine, Reason, Refusal
-from service.numbers import SlowFlush
+from service.observing.glance import Quarantine, Reason, Refusal
+from service.observing.numbers import SlowFlush
 from tests.browser import Window
 from tests.service.fake_feed import FakeFeed
 from tests.service.fake_glances import AWAY, FULL, glance, rates

@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from service import doctor
-from service.findings import Finding, Level
+from service.doctor import examination as doctor
+from service.doctor.findings import Finding, Level
 from service.settings import Settings
 from tests.harness import Connection, Running
 from tests.roles import PASSWORD, role_in

@@ -13,9 +13,9 @@ import httpx2
 import msgspec
 import pytest
 
-from service import dashboard
 from service.embedded import EmbeddedPostgres
-from service.glance import Glance, Point
+from service.observing.glance import Glance, Point
+from service.pages import dashboard
 from tests.harness import Connection, Running, Start
 from tests.service.test_health import numbers
 

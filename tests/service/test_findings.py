@@ -8,8 +8,8 @@ import sys
 import msgspec
 import pytest
 
-from service import findings
-from service.findings import Finding, Group, Level
+from service.doctor import findings
+from service.doctor.findings import Finding, Group, Level
 from tests.service.command import unstyled
 
 GROUP = Group("Things")

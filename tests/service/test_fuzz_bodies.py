@@ -14,7 +14,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from service import from_msgpack
+from service.bodies import from_msgpack
 from service.problems import Refused
 from tests.fuzzing import mutated
 from tests.service.coded import CODINGS, decoded, msgpack_of

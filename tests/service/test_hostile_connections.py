@@ -69,7 +69,7 @@ async def test_what_has_no_end_is_refused(
             await asyncio.wait([sending])
     assert await is_served(headrace)
     assert resident_bytes() - before < 30_000_000
-    assert [record for record in caplog.records if record.name != "service.slow"] == []
+    assert [record for record in caplog.records if record.name != "service.observing.slow"] == []
 
 
 async def test_thousands_of_idle_sockets(db: Connection, dsn: str, start: Start) -> None:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from service.protocol import Protocol
+from service.http.protocol import Protocol
 from tests.harness import Reply
 from tests.service.in_process import GET, NOWHERE, ROW, InProcess, catalog, chunked, in_process, post
 

@@ -320,7 +320,12 @@ async def test_uvicorn_may_be_given_the_app_and_the_protocol(db: Connection, dsn
     await db.execute(_TABLE)
     app = create_app(Settings(dsn=dsn, fast_lane=lane == "fast"))
     config = uvicorn.Config(
-        app, port=0, http="service.protocol:Protocol", log_config=None, root_path="/api", headers=[("X-Ours", "yes")]
+        app,
+        port=0,
+        http="service.http.protocol:Protocol",
+        log_config=None,
+        root_path="/api",
+        headers=[("X-Ours", "yes")],
     )
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve())

@@ -19,8 +19,8 @@ _CHUNKED_HEAD = b"POST /rest/v1/t HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chun
 @pytest.fixture
 async def server(lane: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[InProcess]:
     """A service in the lane of the test, with small limits."""
-    monkeypatch.setattr("service.body.SWALLOWED_BYTES_MAX", 64 * 1024)
-    monkeypatch.setattr("service.protocol.SWALLOWED_BYTES_MAX", 64 * 1024)
+    monkeypatch.setattr("service.bodies.body.SWALLOWED_BYTES_MAX", 64 * 1024)
+    monkeypatch.setattr("service.http.protocol.SWALLOWED_BYTES_MAX", 64 * 1024)
     async with in_process(
         fast_lane=lane == "fast", head_bytes_max=1000, url_bytes_max=200, headers_max=10, body_bytes_max=1000
     ) as server:

@@ -7,8 +7,8 @@ import uuid
 
 import pytest
 
+from service.dialect.keys import Fingerprint
 from service.ingest import Request
-from service.keys import Fingerprint
 from tests.harness import Connection, Running, Start, rows_of
 from tests.service.in_process import ROW, chunked, in_process, post
 

@@ -15,7 +15,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict
 
 from headrace import DuplicateKey, Headrace, HeadraceError, RowsRefused, Unavailable
-from service.insertion import Insertion
+from service.library.insertion import Insertion
 from tests.harness import Connection, metrics_text, rows_of, unbalanced
 
 

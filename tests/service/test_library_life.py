@@ -22,7 +22,7 @@ import headrace as package
 from batching import Closed, DeadlinePassed, FlushCut, QueueFull, SinkAway
 from headrace import DuplicateKey, Headrace, HeadraceError, NotRunning, OutcomeUnknown, RowsRefused, Unavailable
 from service.embedded import EmbeddedPostgres
-from service.errors import exception_of
+from service.library.errors import exception_of
 from service.problems import problem_of
 from sql import Fault, KeyReused, Rejected, TableChanged
 from sql import OutcomeUnknown as Unknown

@@ -18,7 +18,7 @@ import pytest
 from pydantic import BaseModel
 
 from headrace import Headrace, RowsRefused
-from service.python_rows import Body
+from service.library.python_rows import Body
 from tests.harness import Connection
 
 

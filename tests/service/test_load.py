@@ -16,8 +16,8 @@ from typing import Any
 import anyio
 import pytest
 
-from service.load import Destination, Job, Limits, Loader, load
-from service.rowfile import File, LoadError, Refusal, open_source
+from service.commands.load import Destination, Job, Limits, Loader, load
+from service.commands.rowfile import File, LoadError, Refusal, open_source
 from tests.harness import Connection, Running, Start
 from tests.service.fake_service import CREATED, FakeService, refusal_of
 

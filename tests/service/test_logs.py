@@ -18,7 +18,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from service.logs import Format, dict_config, formatter
+from service.observing.logs import Format, dict_config, formatter
 
 HEADRACE = str(Path(sys.executable).parent / "headrace")
 
@@ -31,7 +31,7 @@ class _Unprintable:
 
 
 def _record(message: str, *args: object, exc_info: Any = None, **extra: object) -> logging.LogRecord:
-    logger = logging.getLogger("service.slow")
+    logger = logging.getLogger("service.observing.slow")
     return logger.makeRecord(logger.name, logging.WARNING, __file__, 1, message, args, exc_info, "function", extra)
 
 
@@ -64,7 +64,7 @@ def test_a_json_line_has_the_usual_names() -> None:
     assert _json(record) == {
         "timestamp": "2026-11-21T10:00:00.123Z",
         "level": "warning",
-        "logger": "service.slow",
+        "logger": "service.observing.slow",
         "message": "a request took 1.2 s",
         "table": "public.t",
         "rows": 3,
@@ -122,7 +122,7 @@ def test_no_field_takes_the_place_of_what_each_line_has(name: str, form: Format)
     """Another library may call its field anything."""
     line = formatter(form).format(_record("the message", **{name: "x y"}))
     assert "the message" in line
-    assert "service.slow" in line
+    assert "service.observing.slow" in line
     assert "warning" in line.lower()
     assert f'"{name}_":"x y"' in line or f"{name}_='x y'" in line
 
@@ -150,14 +150,14 @@ def test_a_line_for_people_is_short() -> None:
     )
     line = _console(record)
     assert re.fullmatch(
-        r"\d\d:\d\d:\d\d WARNING service\.slow: a request took 1\.2 s "
+        r"\d\d:\d\d:\d\d WARNING service\.observing\.slow: a request took 1\.2 s "
         r"table=public\.t rows=3 where='a b' empty='' none=None tables=\['a', 'b'\] queue=0\.000082",
         line,
     )
     record.created = datetime(2026, 11, 21, 10, 11, 12).astimezone().timestamp()
     assert _console(record).startswith("10:11:12 ")
-    info = logging.makeLogRecord({"name": "service.slow", "levelname": "INFO", "msg": "m"})
-    assert re.fullmatch(r"\d\d:\d\d:\d\d INFO    service\.slow: m", _console(info))
+    info = logging.makeLogRecord({"name": "service.observing.slow", "levelname": "INFO", "msg": "m"})
+    assert re.fullmatch(r"\d\d:\d\d:\d\d INFO    service\.observing\.slow: m", _console(info))
 
 
 def test_nothing_forges_a_line_for_people() -> None:

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from service.numbers import (
+from service.observing.numbers import (
     OUTCOMES,
     SECONDS,
     SLOW_MAX,

@@ -12,9 +12,11 @@ import jsonschema_rs
 import msgspec
 import pytest
 
-from service import docs, prefer, problems
-from service.components import PARAMETERS
-from service.openapi import document
+from service import problems
+from service.dialect import prefer
+from service.pages import docs
+from service.pages.components import PARAMETERS
+from service.pages.openapi import document
 from sql.catalog import load
 from tests.harness import Connection, Running, Start
 

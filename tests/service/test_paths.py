@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from starlette.types import Receive, Scope, Send
 
 from service.app import create_app
+from service.http.paths import TablePaths
 from service.lifespan import STATE
-from service.paths import TablePaths
 from tests.harness import Connection, Running, Start, rows_of
 from tests.service.in_process import in_process
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.prefer import NONE, Preferences, parse
+from service.dialect.prefer import NONE, Preferences, parse
 
 REPRESENTATION = Preferences(returning="representation")
 

@@ -252,10 +252,10 @@ def test_another_program_has_the_fast_lane_too(postgres: EmbeddedPostgres, tmp_p
     """`uvicorn.run` with the app and the protocol by name: what gunicorn's workers do as well."""
     program = """
         import uvicorn
-        from service.protocol import Protocol
+        from service.http.protocol import Protocol
 
         Protocol._hand_over = None  # who uses the other lane fails
-        uvicorn.run("service.app:app", http="service.protocol:Protocol", port=0, log_level="info")
+        uvicorn.run("service.app:app", http="service.http.protocol:Protocol", port=0, log_level="info")
     """
     child = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(program)],

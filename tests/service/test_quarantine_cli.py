@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 import msgspec
 import pytest
 
-from service import quarantine as commands
+from service.commands import quarantine as commands
 from sql import quarantine
 from tests.harness import Connection, Running, rows_of
 

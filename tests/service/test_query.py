@@ -9,8 +9,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from service.dialect.query import NOTHING, Query, parse
 from service.problems import Refused
-from service.query import NOTHING, Query, parse
 from sql import Item, Sort
 
 UNDERSTOOD = {

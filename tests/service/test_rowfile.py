@@ -9,7 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.rowfile import File, Format, LoadError, Refusal, Row, chunks, csv_rows, ndjson_rows, open_source, read_rows
+from service.commands.rowfile import (
+    File,
+    Format,
+    LoadError,
+    Refusal,
+    Row,
+    chunks,
+    csv_rows,
+    ndjson_rows,
+    open_source,
+    read_rows,
+)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +67,7 @@ def test_a_field_may_be_long() -> None:
 
 def test_a_line_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file without line ends must not fill the memory."""
-    monkeypatch.setattr("service.rowfile._LINE_BYTES_MAX", 8)
+    monkeypatch.setattr("service.commands.rowfile._LINE_BYTES_MAX", 8)
     path = tmp_path / "rows.ndjson"
     path.write_bytes(b"1234567\n123456\n123456789\n")
     with open_source(File(str(path))) as source:

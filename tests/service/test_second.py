@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 import msgspec
 import pytest
 
-from service.glance import Glance
-from service.numbers import OUTCOMES, SECONDS, Numbers, Outcome, State, TableNumbers
-from service.second import Moment, glance_of
-from service.trouble import Background
+from service.observing.glance import Glance
+from service.observing.numbers import OUTCOMES, SECONDS, Numbers, Outcome, State, TableNumbers
+from service.observing.second import Moment, glance_of
+from service.observing.trouble import Background
 from sql import Vitals
 from sql.vitals import Kept
 

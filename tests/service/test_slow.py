@@ -12,8 +12,8 @@ import pytest
 
 from batching import Batch, Flush
 from headrace import Headrace
+from service.observing.slow import SlowLog
 from service.posting import Posting
-from service.slow import SlowLog
 from tests.harness import Connection, Running, Start
 from tests.service.in_process import in_process, post
 
@@ -25,7 +25,7 @@ def _lines(caplog: pytest.LogCaptureFixture, beginning: str = "") -> list[dict[s
     return [
         {"text": record.getMessage()} | {name: value for name, value in vars(record).items() if name not in _USUAL}
         for record in caplog.records
-        if record.name == "service.slow" and record.getMessage().startswith(beginning)
+        if record.name == "service.observing.slow" and record.getMessage().startswith(beginning)
     ]
 
 

@@ -8,10 +8,10 @@ import asyncpg
 import msgspec
 import pytest
 
-from service import tables
-from service.database import DatabaseError
+from service.commands import tables
+from service.commands.database import DatabaseError
+from service.commands.tables import Choice, why_not_copied
 from service.settings import Settings
-from service.tables import Choice, why_not_copied
 from sql import load_catalog
 from tests.harness import Connection, Running
 from tests.roles import PASSWORD, role_in

@@ -22,10 +22,10 @@ import pytest
 from httpx2 import ServerSentEvent
 from msgspec.structs import replace
 
-from service import top
-from service.glance import Glance
-from service.top import Lost, developed, follow
-from service.topview import Picture
+from service.commands import top
+from service.commands.top import Lost, developed, follow
+from service.commands.topview import Picture
+from service.observing.glance import Glance
 from tests.harness import Connection, Running, Start
 from tests.service.glances import FULL, GLANCE, NOTHING, PAST, URL, WRONG, drawn
 

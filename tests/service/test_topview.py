@@ -7,9 +7,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from service.glance import Problem, Quarantine, Reason, Refusal
-from service.numbers import SlowFlush
-from service.topview import Picture, duration, milliseconds, rate, size, sparkline
+from service.commands.topview import Picture, duration, milliseconds, rate, size, sparkline
+from service.observing.glance import Problem, Quarantine, Reason, Refusal
+from service.observing.numbers import SlowFlush
 from tests.service.glances import FULL, GLANCE, NOTHING, NOW, PAST, URL, drawn, point, table
 
 # -------------------------------------------------------------------- the picture

@@ -28,8 +28,8 @@ from typer.testing import CliRunner
 
 from headrace import Headrace, RowsRefused
 from service.cli import app
-from service.marks import marks_of
-from service.traces import _exporters
+from service.dialect.marks import marks_of
+from service.observing.traces import _exporters
 from tests.harness import Connection, RawConnection, Running, Start
 from tests.service.in_process import post
 
@@ -189,7 +189,7 @@ async def test_log_lines_name_the_trace(
         await running.post("notes", {"text": "a"}, traceparent=_PARENT)
         await running.post("notes", {"text": "a"})
     assert len(spans.requests) == 1
-    for logger in ("headrace.access", "service.slow"):
+    for logger in ("headrace.access", "service.observing.slow"):
         lines = [vars(record) for record in caplog.records if record.name == logger and "a flush" not in record.msg]
         assert [line.get("trace_id") for line in lines if line.get("table")][:2] in ([_TRACE, None], [_TRACE])
 
@@ -200,7 +200,7 @@ async def test_a_flush_is_linked_to_those_that_it_carried(  # noqa: PLR0913, PLR
     limit: int, dsn: str, db: Connection, start: Start, spans: Spans, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """To so many of them that one flush of thousands does not become a problem of its own."""
-    monkeypatch.setattr("service.traces._LINKS_MAX", limit)
+    monkeypatch.setattr("service.observing.traces._LINKS_MAX", limit)
     async with start(dsn=dsn, traces=True, flush_slots=1) as running:
         async with asyncio.TaskGroup() as tasks, running.gathering(db, "notes", 9):
             for _ in range(9):
@@ -381,7 +381,7 @@ async def test_a_broken_processor_breaks_no_request(
     spans.provider.add_span_processor(Broken())
     assert (await traced.post("notes", {"text": "a"})).status_code == 201
     await traced.eventually(lambda: len(caplog.records) >= 2)
-    assert {record.name for record in caplog.records} == {"service.traces"}
+    assert {record.name for record in caplog.records} == {"service.observing.traces"}
 
 
 # -------------------------------------------------------------------- the library
@@ -561,14 +561,17 @@ def test_the_exporter_is_that_of_the_variables(caplog: pytest.LogCaptureFixture)
 
 _SERVE = """
 import atexit, sys
-atexit.register(lambda: print(sorted(name for name in sys.modules if name in {"opentelemetry.sdk", "service.traces"})))
+WANTED = {"opentelemetry.sdk", "service.observing.traces"}
+atexit.register(lambda: print(sorted(name for name in sys.modules if name in WANTED)))
 sys.argv = ["headrace", "serve", "--port", "0", "--dsn", "postgresql://127.0.0.1:1/nowhere"]
 from service.cli import main
 main()
 """
 
 
-@pytest.mark.parametrize(("wanted", "found"), [("false", "[]"), ("true", "['opentelemetry.sdk', 'service.traces']")])
+@pytest.mark.parametrize(
+    ("wanted", "found"), [("false", "[]"), ("true", "['opentelemetry.sdk', 'service.observing.traces']")]
+)
 def test_nothing_of_it_is_there_unless_it_is_wanted(wanted: str, found: str) -> None:
     """It takes memory and time to start, and most will never use it. (FastAPI brings its API in any case.)"""
     environment = {**os.environ, "HEADRACE_TRACES": wanted, "OTEL_TRACES_EXPORTER": "none"}
@@ -582,7 +585,7 @@ def test_nothing_of_it_is_there_unless_it_is_wanted(wanted: str, found: str) -> 
 
 def test_who_wants_traces_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     """One line, at the start; not a traceback with the first request."""
-    monkeypatch.delitem(sys.modules, "service.traces", raising=False)
+    monkeypatch.delitem(sys.modules, "service.observing.traces", raising=False)
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
     monkeypatch.setenv("HEADRACE_TRACES", "true")
     result = CliRunner().invoke(app, ["serve", "--dsn", "postgresql://127.0.0.1:1/nowhere"])

@@ -23,7 +23,7 @@ def logged() -> Iterator[list[logging.LogRecord]]:
         records.append(record)
         return False
 
-    logger = logging.getLogger("service.unforeseen")
+    logger = logging.getLogger("service.observing.unforeseen")
     logger.addFilter(keep)
     yield records
     logger.removeFilter(keep)
@@ -70,7 +70,7 @@ async def test_an_answer_that_cannot_be_made_has_a_name(
 ) -> None:
     """The rows are stored; all the more must the line be found."""
     async with in_process(fast_lane=lane == "fast") as server:
-        monkeypatch.setattr("service.success.Success.answer", lambda *_: 1 / 0)
+        monkeypatch.setattr("service.dialect.success.Success.answer", lambda *_: 1 / 0)
         client = server.connect()
         await client.send(post(_BODY))
         (reply,) = await client.answered(1)

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.rowfile import Row
-from service.verdict import Kind, Verdict, divide, judge
+from service.commands.rowfile import Row
+from service.commands.verdict import Kind, Verdict, divide, judge
 
 
 @given(st.sets(st.integers(0, 30)), st.integers(1, 31), st.booleans())

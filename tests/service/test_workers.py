@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from bench.agreement import read_metrics
-from service.numbers import OUTCOMES, Numbers, State, TableNumbers, encode, together
-from service.workers import Workers
+from service.observing.numbers import OUTCOMES, Numbers, State, TableNumbers, encode, together
+from service.observing.workers import Workers
 from tests.harness import Connection, Start
 
 _NONE = [0] * (len(OUTCOMES) - 1)
@@ -212,8 +212,8 @@ async def test_services_in_one_folder_are_one(db: Connection, dsn: str, start: S
 _SERVE = """
 import asyncio, sys
 from pathlib import Path
-from service.workers import Workers
-from service.numbers import OUTCOMES, Numbers, TableNumbers
+from service.observing.workers import Workers
+from service.observing.numbers import OUTCOMES, Numbers, TableNumbers
 worker = Workers(Path(sys.argv[1]))
 numbers = Numbers(received_requests=4)
 numbers.tables["public.t"] = TableNumbers([4] + [0] * (len(OUTCOMES) - 1))

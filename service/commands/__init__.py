@@ -1,0 +1,1 @@
+"""What the commands of `headrace` do, but for `serve` and `doctor`."""

@@ -1,0 +1,1 @@
+"""What headers and queries say: PostgREST's dialect, and what is ours on top."""

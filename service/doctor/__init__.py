@@ -1,0 +1,1 @@
+"""`headrace doctor`: facts, and what is said of them."""

@@ -1,0 +1,98 @@
+"""What `headrace doctor` says about the machine and the address to listen on. Pure: facts in, findings out."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator
+
+from service.doctor.findings import Finding, Group
+from service.doctor.machine import Address, Machine, State
+from service.settings import MIB, Settings
+
+_MACHINE = Group("This machine")
+
+_FILES_MIN = 4096
+"""Some thousand connections are what one worker serves with ease; the usual 1,024 is less than that."""
+
+_OWN_FILES = 32
+"""What a worker opens beside the connections of clients: some 20 were seen."""
+
+_WORKER_BYTES = 100 * MIB
+"""A worker with nothing to do has 70 MiB."""
+
+
+def check_machine(settings: Settings, machine: Machine, workers: int) -> Iterator[Finding]:
+    """Whether the service has room here."""
+    yield from _address(machine.address)
+    yield _files(machine)
+    if workers > machine.cores:
+        yield _MACHINE.warning(
+            f"{workers} workers are more than the {machine.cores} cores of this machine: they take turns",
+            f"start {machine.cores} or fewer, and leave PostgreSQL a core if it runs here too",
+        )
+    if machine.memory_bytes is not None:
+        yield _memory(settings, machine.memory_bytes, workers)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _address(address: Address) -> Iterator[Finding]:
+    where = f"[{address.host}]:{address.port}" if ":" in address.host else f"{address.host}:{address.port}"
+    match address.state:
+        case State.FREE:
+            yield _MACHINE.ok(f"{where} is free" if address.port else "the service picks a free port")
+        case State.READY:
+            yield _MACHINE.ok(f"a service runs at {where} and is ready; {address.words}")
+        case State.UNREADY:
+            yield _MACHINE.error(
+                f"a service runs at {where}, but cannot store rows: {address.words}",
+                "if it does not mend by itself, see its log and what is said about the database below",
+            )
+        case State.TAKEN:
+            yield _MACHINE.error(
+                f"something else listens on {where}, or a service that does not answer",
+                "set HEADRACE_PORT to another port, or find out what it is: ss -ltnp",
+            )
+        case State.UNUSABLE:
+            yield _MACHINE.error(
+                f"nobody can listen on {where}: {address.words}",
+                "set HEADRACE_HOST to an address of this machine, HEADRACE_PORT to a free port above 1023",
+            )
+    if not is_loopback(address.host):
+        yield _MACHINE.warning(
+            f"{address.host} is not for this machine alone, and the service asks nobody who he is: whoever reaches it"
+            " may insert into every exposed table",
+            "let only a proxy reach it that authenticates, or set HEADRACE_HOST to 127.0.0.1 (SECURITY.md says more)",
+        )
+
+
+def _files(machine: Machine) -> Finding:
+    if machine.files >= _FILES_MIN:
+        return _MACHINE.ok(f"{machine.files:,} files may be open; each connection of a client is one")
+    raise_it = f"ulimit -n {min(machine.files_most, 65_536)}" if machine.files_most > machine.files else ""
+    return _MACHINE.warning(
+        f"only {machine.files:,} files may be open, and each connection of a client is one: those beyond"
+        f" {max(0, machine.files - _OWN_FILES):,} are closed without an answer or a line in the log",
+        f"raise the limit where the service is started: {raise_it + ' in a shell, ' if raise_it else ''}"
+        "LimitNOFILE=65536 for systemd, --ulimit nofile=65536 for Docker",
+    )
+
+
+def _memory(settings: Settings, memory: int, workers: int) -> Finding:
+    # Bodies on their way in have the same limit as rows that are pending, and count apart.
+    need = workers * (2 * settings.pending_bytes_max + _WORKER_BYTES)
+    many = "one worker" if workers == 1 else f"{workers} workers"
+    said = f"{many} may take {need / MIB:,.0f} MiB at most; there are {memory / MIB:,.0f} MiB"
+    if need <= memory:
+        return _MACHINE.ok(said)
+    fits = max(1, (memory // workers - _WORKER_BYTES) // 2)
+    return _MACHINE.warning(
+        f"{said}: under overload the system may end the service, with all that waits in it",
+        f"set HEADRACE_PENDING_BYTES_MAX to {fits} or less, start fewer workers, or give it more memory",
+    )

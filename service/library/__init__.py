@@ -1,0 +1,1 @@
+"""The writer inside another program."""

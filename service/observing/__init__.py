@@ -1,0 +1,1 @@
+"""What is counted, logged and traced, and what is made of it for those who look."""
