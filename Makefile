@@ -85,8 +85,9 @@ profile: $(BENCH_STAMP)  ## a flame graph of the fast lane under load, in bench/
 
 lock:  ## choose the newest versions and pin them (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes --no-annotate --custom-compile-command 'make lock' pyproject.toml -o requirements/service.txt
-	uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes --no-annotate --custom-compile-command 'make lock' pyproject.toml --extra embedded --extra traces --group dev -c requirements/service.txt -o requirements/dev.txt
+	uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes --no-annotate --custom-compile-command 'make lock' pyproject.toml --extra embedded --extra http2 --extra traces --group dev -c requirements/service.txt -o requirements/dev.txt
 	uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes --no-annotate --custom-compile-command 'make lock' --group bench -c requirements/dev.txt -o requirements/bench.txt
+	uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes --no-annotate --custom-compile-command 'make lock' --group build -c requirements/dev.txt -o requirements/build.txt
 	uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes --no-annotate --custom-compile-command 'make lock' --no-deps requirements/data.in -o requirements/data.txt
 ifdef NPM
 	npm install --prefix tests/clients --package-lock-only --save-exact --no-audit --no-fund --loglevel=error @supabase/postgrest-js@latest @supabase/supabase-js@latest

@@ -4,8 +4,19 @@ It knows neither rows, SQL nor HTTP: a payload is some bytes that count for some
 a sink is whatever can write a batch.
 """
 
+from batching.account import Account
 from batching.batcher import Batcher
-from batching.errors import Closed, DeadlinePassed, FlushCut, NotQueued, QueueFull, SinkAway, TooLarge
+from batching.errors import (
+    Closed,
+    DeadlinePassed,
+    FlushCut,
+    NotQueued,
+    QueueFull,
+    RateExceeded,
+    ShareFull,
+    SinkAway,
+    TooLarge,
+)
 from batching.flush import Flush, Observe
 from batching.lane import Batch, Outcome, Submission
 from batching.limits import Limits
@@ -13,6 +24,7 @@ from batching.queue import Statistics
 from batching.slot import Results, Retry, Sink, SlotStatistics
 
 __all__ = [
+    "Account",
     "Batch",
     "Batcher",
     "Closed",
@@ -24,8 +36,10 @@ __all__ = [
     "Observe",
     "Outcome",
     "QueueFull",
+    "RateExceeded",
     "Results",
     "Retry",
+    "ShareFull",
     "Sink",
     "SinkAway",
     "SlotStatistics",

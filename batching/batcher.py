@@ -73,21 +73,22 @@ class Batcher:
         self._idle: list[asyncio.Future[None]] = []
         self._waking = False
         self._drained: asyncio.Event | None = None
+        self._tried = asyncio.Event()
 
     # ---------------------------------------------------------------- for producers
 
     def submit(self, lane: Hashable, submission: Submission) -> None:
         """Queue a submission; its `answer` is called with the outcome after the batch that holds it has ended.
 
-        Raises without queueing it: `QueueFull` (also if its turn would not come before its deadline), `TooLarge`,
-        `SinkAway`, `Closed`.
+        Raises without queueing it: `QueueFull` (also if its turn would not come before its deadline; of its kinds,
+        `ShareFull` and `RateExceeded` are about the submission's account), `TooLarge`, `SinkAway`, `Closed`.
         """
         if self._slots[0].reason is not None and self.away() is not None:
             raise self._away()  # nameless: a name here would be a cycle that holds the rows until the collector comes
         try:
             self._queue.put(lane, submission)
         except QueueFull as full:
-            raise QueueFull(full.retry_seconds or self._backlog_seconds()) from None
+            raise type(full)(full.retry_seconds or self._backlog_seconds()) from None
         if self._idle and not self._waking:
             self._wake_another()
 
@@ -157,6 +158,10 @@ class Batcher:
                 soonest, reason = slot.retry_at, slot.reason
         return None if reason is None else SinkAway(max(0.0, soonest - self.clock()), reason)
 
+    async def tried(self) -> None:
+        """Wait until something can be written, or it is known that nothing can."""
+        await self._tried.wait()
+
     def _away(self) -> SinkAway | Closed:
         return self.away() or Closed()
 
@@ -213,6 +218,7 @@ class Batcher:
                 while True:
                     if not slot.is_open:
                         await slot.open()
+                        self._tried.set()
                     batches = () if self._is_scouting() else self._queue.take()
                     if batches:
                         if self._ramp.is_untried:
@@ -229,14 +235,31 @@ class Batcher:
                 with anyio.CancelScope(shield=True):
                     await slot.sink.close()
 
-    def _sink_failed(self) -> None:
+    def _sink_failed(self, slot: Slot) -> None:
         """A sink could not be opened. While none can be, all is away."""
+        self._rest(slot)
         if self.away() is None:
             return
+        self._tried.set()
         self._ramp.restart()
         self._queue.limits = self._ramp.limits
         if self._queue.closed:
             self._refuse_waiting(but_patient=True)
+
+    def _rest(self, slot: Slot) -> None:
+        """Have a slot for which there is no room leave the work to the others, unless it has something to find out.
+        When they cannot be opened either, it goes on trying, as they do.
+        """
+        left = sum(other.is_open for other in self._slots)
+        if left and slot.is_crowded and not slot.is_busy:
+            if not slot.is_resting:
+                slots = len(self._slots)
+                logger.warning("no room for more: going on with %d of %d slots (%s)", left, slots, slot.reason)
+            slot.is_resting = True
+        elif not left:
+            for other in self._slots:
+                if other.is_resting:
+                    other.wake()
 
     def _is_scouting(self) -> bool:
         """Whether the first batch after an outage is being written, and the other slots have to wait for its end.

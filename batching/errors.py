@@ -15,6 +15,14 @@ class QueueFull(NotQueued):
         self.retry_seconds = retry_seconds
 
 
+class ShareFull(QueueFull):
+    """What the submissions of one producer may take of the queue is taken; others may still find room."""
+
+
+class RateExceeded(QueueFull):
+    """One producer has handed over more rows than he may in that time. In `retry_seconds` he may go on."""
+
+
 class TooLarge(NotQueued):
     """The submission alone exceeds what may ever wait, so trying again cannot help."""
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
+    from batching.account import Account
     from batching.flush import Flush
 
 Outcome: TypeAlias = object
@@ -24,13 +25,15 @@ class Submission(ABC):
 
     `payload` is opaque, and so is `extra`, which goes with it; `size` is their bytes, `rows` is how many rows they
     hold. Times are seconds on the batcher's clock: it was handed over at `since`, and is to be begun by `deadline`.
+    `account` is that of its producer, if there is one.
     """
 
-    __slots__ = ("deadline", "extra", "payload", "rows", "since", "size", "waiting_in")
+    __slots__ = ("account", "deadline", "extra", "payload", "rows", "since", "size", "waiting_in")
 
     def __init__(self, payload: object, size: int, rows: int, deadline: float, since: float = math.inf) -> None:
         self.payload = payload
         self.extra: object = None
+        self.account: Account | None = None
         self.size = size
         self.rows = rows
         self.deadline = deadline

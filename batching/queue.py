@@ -88,7 +88,7 @@ class Queue:
         """Let a submission wait in lane `key`.
 
         Raises `Closed`, `TooLarge`, what `admit` raises, or `QueueFull` with `retry_seconds` 0 (the queue has no clock;
-        the batcher knows).
+        the batcher knows); what its account raises.
         """
         size = submission.size
         rows = submission.rows
@@ -97,6 +97,8 @@ class Queue:
         if self.pending_rows + rows > self._free_rows or self.pending_bytes + size > self._free_bytes:
             self._check_room(rows, size)
             self._admit(key, submission)
+        if submission.account is not None:
+            submission.account.take(rows, size)
         lane = self._lanes.get(key)
         is_new = lane is None
         if lane is None:
@@ -289,6 +291,8 @@ class Queue:
             self._look_whether_congested()
         for submission, outcome in zip(batch.submissions, outcomes, strict=True):
             submission.payload = None  # whoever still holds the submission does not hold its memory
+            if submission.account is not None:
+                submission.account.give(submission.rows, submission.size)
             try:
                 submission.answer(outcome, flush)
             except Exception:
@@ -404,6 +408,8 @@ class Queue:
         self.pending_submissions -= 1
         self.pending_rows -= submission.rows
         self.pending_bytes -= submission.size
+        if submission.account is not None:
+            submission.account.give(submission.rows, submission.size)
         if self.congested:
             self._look_whether_congested()
         submission.payload = None

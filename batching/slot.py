@@ -62,8 +62,8 @@ class Sink(Protocol):
         """Release what `open` acquired. Must not raise."""
 
 
-class _NoDoubt(Exception):
-    """Never raised: it stands for the doubt that a sink never has."""
+class _Never(Exception):
+    """Never raised: it stands for what never happens to a sink."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +71,17 @@ class Retry:
     """When to try again: after exceptions `on`, with pauses that double from `first_seconds` to `max_seconds`.
 
     By these exceptions a sink says that nothing of the batch was stored and that it is worth another try. By `doubt`,
-    which goes before `on`, it says that it does not know what was stored but will after it has been opened again.
+    which goes before `on`, it says that it does not know what was stored but will after it has been opened again. By
+    `crowded` it says, when it is opened, that there is no room for one more: while others are open it rests for
+    `rest_seconds`.
     """
 
     on: type[Exception]
-    doubt: type[Exception] = _NoDoubt
+    doubt: type[Exception] = _Never
+    crowded: type[Exception] = _Never
     first_seconds: float = 0.1
     max_seconds: float = 2.0
+    rest_seconds: float = 30.0
 
     def delay(self, failures: int) -> float:
         """Seconds before the next attempt after `failures` failures in a row (the first retry is immediate)."""
@@ -87,9 +91,13 @@ class Retry:
         full = min(self.max_seconds, self.first_seconds * 2.0 ** min(failures - 2, 32))
         return full * random.uniform(0.75, 1.0)  # noqa: S311 - spreads retries, protects nothing
 
+    def rest(self) -> float:
+        """Seconds before the next attempt of a slot for which there is no room."""
+        return self.rest_seconds * random.uniform(0.75, 1.0)  # noqa: S311 - as above
+
 
 class Slot:
-    """One flush slot. `failed` is called when its sink could not be opened; `reason` says why by then."""
+    """One flush slot. `failed` is called with it when its sink could not be opened; `reason` says why by then."""
 
     def __init__(
         self,
@@ -97,7 +105,7 @@ class Slot:
         retry: Retry,
         doubt_seconds: float,
         clock: Callable[[], float],
-        failed: Callable[[], object],
+        failed: Callable[[Slot], object],
     ) -> None:
         self.sink = sink
         self.is_open = False
@@ -107,6 +115,8 @@ class Slot:
         self.failed_to_open = 0
         """How often its sink could be opened, and could not."""
         self.retry_at = 0.0
+        self.is_resting = False
+        """Whether there is no room for it, so that it leaves the work to the others for a while."""
         self.reason: Exception | None = None
         """Why the sink could not be opened the last time, if it could not."""
         self.pace = Pace()
@@ -116,25 +126,41 @@ class Slot:
         self._doubt_seconds = doubt_seconds
         self._clock = clock
         self._failed = failed
+        self._woken = anyio.Event()
 
     async def open(self, failures: int = 0) -> None:
         """Open the sink, however long that takes, after so many failures in a row."""
         while not self.is_open:
-            delay = self._retry.delay(failures)
+            delay = self._retry.rest() if self.is_resting else self._retry.delay(failures)
             self.retry_at = self._clock() + delay
             if delay:
-                await anyio.sleep(delay)
+                self._woken = anyio.Event()
+                with anyio.move_on_after(delay):
+                    await self._woken.wait()
             try:
                 await self.sink.open()
             except Exception as error:  # noqa: BLE001 - whatever kept it from opening is reported and tried again
                 failures += 1
                 self.failed_to_open += 1
                 self.reason = error
-                self._failed()
+                self._failed(self)
             else:
                 self.is_open = True
                 self.opened += 1
                 self.reason = None
+                if self.is_resting:
+                    self.is_resting = False
+                    logger.info("there is room again: a slot that has rested goes on")
+
+    def wake(self) -> None:
+        """End its rest: the others cannot go on either."""
+        self.is_resting = False
+        self._woken.set()
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether it could not be opened because there is no room for one more."""
+        return isinstance(self.reason, self._retry.crowded)
 
     async def find_out(self, batches: Sequence[Batch]) -> Results:
         """After a write that ended in doubt: open the sink and have it write the same again, until the doubt is gone.

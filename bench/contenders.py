@@ -16,7 +16,10 @@ from bench.processes import BIN
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """A server that takes `POST /rest/v1/events`, or (without `serves`) a command that loads a file by itself."""
+    """A server that takes `POST /rest/v1/events`, or (without `serves`) a command that loads a file by itself.
+
+    With several `workers`, the process is their master.
+    """
 
     name: str
     title: str
@@ -25,6 +28,7 @@ class Contender:
     serves: bool = True
     stores: bool = True
     metrics: bool = False
+    workers: int = 1
 
     def arguments(self, port: int) -> list[str]:
         """The command to run."""
@@ -33,7 +37,11 @@ class Contender:
     def variables(self, dsn: str) -> dict[str, str]:
         """Its environment: ours, but with the service's own settings at their defaults."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("HEADRACE_")}
-        return {**inherited, "BENCH_DSN": dsn, "HEADRACE_DSN": dsn, **self.environment} if self.stores else inherited
+        if not self.stores:
+            return inherited
+        # Some requests show a credential, and the others shall be taken all the same.
+        ours = {"BENCH_DSN": dsn, "HEADRACE_DSN": dsn, "HEADRACE_ANONYMOUS_WRITES": "allow"}
+        return {**inherited, **ours, **self.environment}
 
 
 _HEADRACE = ("{bin}/headrace", "serve", "--port", "{port}")
@@ -50,6 +58,14 @@ CONTENDERS = {
             "headrace-fastapi", "Headrace, FastAPI lane", _HEADRACE, {"HEADRACE_FAST_LANE": "false"}, metrics=True
         ),
         Contender("headrace", "Headrace", _HEADRACE, {"HEADRACE_FAST_LANE": "true"}, metrics=True),
+        Contender(
+            "two-workers",
+            "Headrace, two workers",
+            (*_HEADRACE, "--workers", "2"),
+            {"HEADRACE_FAST_LANE": "true"},
+            metrics=True,
+            workers=2,
+        ),
         Contender("uncounted", "Headrace without metrics", ("{python}", "-m", "bench.baselines.uncounted", "{port}")),
         Contender(
             "floor", "floor (stores nothing)", ("{python}", "-m", "bench.baselines.floor", "{port}"), stores=False

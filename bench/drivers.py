@@ -65,6 +65,7 @@ class Shot:
     connections: int
     seconds: int
     prefer: str = ""
+    authorization: str = ""
     per_second: float | None = None
 
 
@@ -102,6 +103,7 @@ class Drivers:
         command = [self.oha, "--no-tui", "--output-format", "json", "-z", f"{shot.seconds}s", "-w"]
         command += ["-c", str(shot.connections), "-m", "POST", "-T", shot.content_type, "-D", str(shot.body)]
         command += ["-H", f"Prefer: {shot.prefer}"] if shot.prefer else []
+        command += ["-H", f"Authorization: {shot.authorization}"] if shot.authorization else []
         # From the time a request was due, not from when a connection was free for it: a client would feel that too.
         command += ["-q", f"{shot.per_second:.0f}", "--latency-correction"] if shot.per_second is not None else []
         command += ["--urls-from-file", str(targets)] if len(shot.urls) > 1 else [shot.urls[0]]
@@ -114,6 +116,7 @@ class Drivers:
         # One thread sends more than any of the contenders takes, and leaves more of a small machine to them.
         command = [self.wrk, "-t1", f"-c{shot.connections}", f"-d{shot.seconds}s", "--timeout", "10s"]
         command += ["-s", str(WRK_SCRIPT), base, "--", str(shot.body), shot.content_type, shot.prefer, str(paths)]
+        command.append(shot.authorization)
         return read_wrk(await output_of(command, seconds=shot.seconds + _GRACE_SECONDS))
 
 

@@ -14,10 +14,10 @@ from bench.scenarios import Maximum, Overload, Realistic, Scenario, Steady
 
 METHOD = """\
 The load driver, the contenders and PostgreSQL share the machine, over the loopback interface. Every contender is a
-single process. Contenders that are compared take turns, round by round, on the same empty table; a number is the median
-of its rounds. Every acknowledged row was counted in the table afterwards. CPU is user and system time of the
-contender's processes, from the operating system, divided by the requests that were worked off; PostgreSQL's stands
-beside it. PostgreSQL runs with its own defaults, so each commit waits for the disk."""
+single process unless its name says otherwise. Contenders that are compared take turns, round by round, on the same
+empty table; a number is the median of its rounds. Every acknowledged row was counted in the table afterwards. CPU is
+user and system time of the contender's processes, from the operating system, divided by the requests that were worked
+off; PostgreSQL's stands beside it. PostgreSQL runs with its own defaults, so each commit waits for the disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,19 +128,29 @@ def bulk(scenarios: Iterable[Scenario], measured: Measurements) -> str:
 
 
 def sentences(scenarios: Iterable[Scenario], runs: Sequence[Run], measured: Measurements) -> list[str]:
-    """What no table has a column for: overload and the realistic scenario."""
+    """What no table has a column for: the spread between workers, overload and the realistic scenario."""
     found = []
     for scenario in scenarios:
         for contender in scenario.contenders:
             prefix = f"{scenario.name}/{contender}/"
             got = {key.removeprefix(prefix): value for key, value in measured.items() if key.startswith(prefix)}
             answers = _answers([run for run in runs if (run.scenario, run.contender) == (scenario.name, contender)])
+            if "cpu_least" in got:
+                found.append(f"**{scenario.title}** ({CONTENDERS[contender].title}): {_spread(got)}")
             if got and isinstance(scenario, Overload):
                 found.append(f"**{scenario.title}** ({CONTENDERS[contender].title}): {_overload(got, answers)}")
             if got and isinstance(scenario, Realistic):
                 told = f"{CONTENDERS[contender].title}, {scenario.requests_per_second} requests/s"
                 found.append(f"**{scenario.title}** ({told}): {_realistic(got, answers)}")
     return found
+
+
+def _spread(got: Mapping[str, float]) -> str:
+    """Between workers: the least and the largest part of any."""
+    return (
+        f"a worker had {got['connections_least']:.0%} to {got['connections_most']:.0%} of the connections and used "
+        f"{got['cpu_least']:.0%} to {got['cpu_most']:.0%} of the CPU."
+    )
 
 
 def _overload(got: Mapping[str, float], answers: str) -> str:

@@ -30,6 +30,7 @@ class Maximum:
     body: Body = ONE_ROW
     tables: int = 0
     prefer: str = ""
+    credential: bool = False
     seconds: int = 3
     rounds: int = 3
     group: str = ""
@@ -128,6 +129,17 @@ SCENARIOS: tuple[Scenario, ...] = (
     Maximum("tables-50", "50 tables", ("headrace",), tables=50, seconds=2, group="tables"),
     Maximum("tables-1000", "1,000 tables", ("headrace",), tables=TABLES, seconds=2, group="tables"),
     Maximum("counting", "one row, counted or not", ("headrace", "uncounted"), seconds=2, rounds=5),
+    Maximum("anonymous", "one row, anonymous", ("headrace",), seconds=2, rounds=5, group="credential"),
+    Maximum(
+        "credential",
+        "one row, with an API key",
+        ("headrace",),
+        credential=True,
+        seconds=2,
+        rounds=5,
+        group="credential",
+    ),
+    Maximum("workers", "one row, 128 connections, two workers", ("headrace", "two-workers"), connections=128, rounds=3),
     Steady("half", "half of the maximum, 64 connections", ("headrace",)),
     Overload("overload", "twice the maximum, NDJSON of 1,000 rows", ("headrace",)),
     Realistic("realistic", "50 tables, mixed bodies, 2 % bad rows, a stall of 2 s", ("headrace",)),

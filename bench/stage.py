@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import re
@@ -14,8 +15,10 @@ from pathlib import Path
 from bench.client import Client, get
 from bench.contenders import CONTENDERS, Contender
 from bench.database import Database
-from bench.processes import ProcessError, Running, free_port, listens, running
+from bench.processes import BIN, ProcessError, Running, free_port, listens, output_of, running
 from bench.scenarios import TABLES, tables
+
+_KEY_SECONDS = 3.0
 
 DSN_VARIABLE = "HEADRACE_BENCH_DSN"
 
@@ -49,12 +52,13 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Everything that runs, and a folder for files that the run needs."""
+    """Everything that runs, and a folder for files that the run needs. `authorization` is a header that all take."""
 
     folder: Path
     dsn: str
     database: Database
     servers: dict[str, Server]
+    authorization: str
 
 
 def read_batches(metrics: str) -> tuple[float, float]:
@@ -85,7 +89,15 @@ async def set_up(names: Iterable[str], *, many_tables: bool) -> AsyncIterator[St
                 servers[contender.name] = Server(contender, process, port)
         for server in servers.values():
             await listens(server.running, server.port)
-        yield Stage(folder, dsn, database, servers)
+        yield Stage(folder, dsn, database, servers, f"Bearer {await _api_key(dsn)}")
+
+
+async def _api_key(dsn: str) -> str:
+    """A key for all tables. Looked for each second by those who serve, so it is good in a moment."""
+    command = [str(BIN / "headrace"), "keys", "create", f"bench-{os.getpid()}", "--table", "*", "--queue-share", "1"]
+    key = (await output_of([*command, "--dsn", dsn], seconds=30)).strip()
+    await asyncio.sleep(_KEY_SECONDS)
+    return key
 
 
 async def _postgres(stack: contextlib.AsyncExitStack, folder: Path) -> str:

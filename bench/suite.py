@@ -6,6 +6,7 @@ slows all of them down.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,7 @@ from bench.measure import Meter, cpu_seconds, idle, rss_bytes
 from bench.processes import ProcessError, output_of
 from bench.runs import Run, lost_or_invented
 from bench.scenarios import Maximum, Overload, Realistic, Scenario, Steady
+from bench.spread import Spread
 from bench.stage import Server, Stage
 
 MIB = 1024 * 1024
@@ -130,7 +132,7 @@ class Suite:
             return await self._copy(turn)
         server = self._server(turn.contender)
         shot = self._shot(scenario, server)
-        warm = (turn.contender, scenario.body, scenario.prefer, scenario.tables)
+        warm = (turn.contender, scenario.body, scenario.prefer, scenario.tables, scenario.credential)
         if warm not in self._warm:
             self._warm.add(warm)
             await self.drivers.maximum(replace(shot, seconds=1))
@@ -143,9 +145,14 @@ class Suite:
         await database.truncate(scenario.table_names)
         batches = await server.batches()
         meter = Meter(server.pid, database.postmaster if server.contender.stores else None)
-        load = await self.drivers.constant(shot) if shot.per_second else await self.drivers.maximum(shot)
+        spread = Spread(server.pid, server.port) if server.contender.workers > 1 else None
+        async with asyncio.TaskGroup() as tasks:
+            if spread is not None:
+                tasks.create_task(spread.watch(shot.seconds))
+            load = await self.drivers.constant(shot) if shot.per_second else await self.drivers.maximum(shot)
         await self._quiet(server)
         cpu, postgres_cpu = meter.read()
+        spread_details = {} if spread is None else spread.details()
         rows, number = (now - then for now, then in zip(await server.batches(), batches, strict=True))
         stored = await database.count(scenario.table_names) if server.contender.stores else None
         answered = load.ok + sum(load.errors.values())
@@ -161,6 +168,7 @@ class Suite:
             rss_mib=rss_bytes(server.pid) / MIB,
             stored=stored,
             batch_rows=rows / number if number else None,
+            details=spread_details,
         )
 
     async def _copy(self, turn: Turn) -> Run:
@@ -226,6 +234,7 @@ class Suite:
             connections=scenario.connections,
             seconds=scenario.seconds,
             prefer=scenario.prefer,
+            authorization=self.stage.authorization if scenario.credential else "",
         )
 
     async def _quiet(self, server: Server) -> None:

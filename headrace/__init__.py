@@ -5,6 +5,7 @@ What `__all__` lists is public, nothing else.
 
 from service.library.errors import DuplicateKey, HeadraceError, NotRunning, OutcomeUnknown, RowsRefused, Unavailable
 from service.library.headrace import Headrace
+from service.lifespan import StartRefused
 
 __all__ = [
     "DuplicateKey",
@@ -13,6 +14,7 @@ __all__ = [
     "NotRunning",
     "OutcomeUnknown",
     "RowsRefused",
+    "StartRefused",
     "Unavailable",
 ]
 

@@ -24,8 +24,10 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 from starlette.types import Message, Scope
 
+from service.auth.caller import caller_of, is_loopback
 from service.dialect.annotation import named
 from service.dialect.marks import marks_of
+from service.http.admin import OperatorsRoute
 from service.http.cors import Cors, cross_origin, has_origin
 from service.http.paths import TablePaths
 from service.ingest import request_of
@@ -66,12 +68,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(
         Cors, private=frozenset([livez, readyz, metrics_text, docs.description, *dashboard.private_endpoints])
     )
-    for path, endpoint in (("/livez", livez), ("/readyz", readyz), ("/metrics", metrics_text)):
+    for path, endpoint in (("/livez", livez), ("/readyz", readyz)):
         app.add_api_route(path, endpoint, methods=["GET", "HEAD"])  # HEAD: Vector and many load balancers ask so
+    operators = APIRoute if settings.admin_port is None else OperatorsRoute
+    app.router.add_api_route("/metrics", metrics_text, methods=["GET", "HEAD"], route_class_override=operators)
     if settings.access_log:
         app.add_middleware(Logged, log_of=lambda scope: scope["state"][STATE].access)  # around all others
     docs.add_to(app)
-    dashboard.add_to(app)
+    dashboard.add_to(app, operators)
     app.router.add_api_route(
         f"{settings.prefix}{_TABLE}", post_rows, methods=["POST"], route_class_override=_TableRoute
     )
@@ -159,7 +163,11 @@ async def post_rows(http: HttpRequest) -> Response:
     length = headers.get("content-length")
     declared = int(length) if length is not None else None
     request = request_of(http.path_params["table"], http.scope["query_string"], headers.raw)
-    posting = _service(http).postings.open(request, respond, marks=marks_of(headers.raw))
+    server = http.scope.get("server")
+    caller = caller_of(
+        headers.raw, is_local=server is not None and is_loopback(None if server[1] is None else server[0])
+    )
+    posting = _service(http).postings.open(request, respond, marks_of(headers.raw), caller)
     http.scope[POSTING] = posting
     posting.begin(declared=declared, expects=headers.get("expect", "").lower() == "100-continue")
     if not answered.done():  # else it is refused by its head, and asking for the body would have the client send it

@@ -1,4 +1,4 @@
-"""The command line: `headrace serve`, `load`, `tables`, `doctor`, `top`, `quarantine`, `psql`.
+"""The command line: `headrace serve`, `load`, `tables`, `doctor`, `top`, `quarantine`, `keys`, `psql`.
 
 Owns arguments and what people read in the terminal. Must not know how anything is done.
 """
@@ -8,15 +8,15 @@ from __future__ import annotations
 import logging
 import os
 from functools import partial
-from pathlib import Path
 from typing import Annotated
 
 import anyio
 import typer
 
-from service.commands import cli_quarantine
+from service.commands import cli_keys, cli_quarantine
 from service.commands import tables as listing
 from service.commands.arguments import DsnOption, JsonOption, Mistakes, fail, read_settings, settings_or_end
+from service.commands.banner import announce
 from service.commands.database import DatabaseError, connected
 from service.commands.load import DEFAULT_URL, Destination, Job, Limits
 from service.commands.load import run as run_load
@@ -24,7 +24,8 @@ from service.commands.rowfile import File, Format, LoadError
 from service.doctor import examination as checkup
 from service.embedded import EmbeddedError, running_dsn
 from service.embedded import psql as run_psql
-from service.lifespan import Service
+from service.http.listening import TlsError
+from service.lifespan import Service, StartRefused
 from service.observing import logs
 from service.server import Server, spare_the_collector
 from service.settings import unknown_variables
@@ -38,6 +39,7 @@ app = typer.Typer(
 )
 
 app.add_typer(cli_quarantine.app)
+app.add_typer(cli_keys.app)
 
 _LIMITS = Limits()
 
@@ -54,24 +56,33 @@ def serve(
     ] = None,
     host: Annotated[str | None, typer.Option(help="The address to listen on (HEADRACE_HOST).")] = None,
     port: Annotated[int | None, typer.Option(help="The port to listen on (HEADRACE_PORT).")] = None,
+    workers: Annotated[int | None, typer.Option(help="How many processes serve (HEADRACE_WORKERS).")] = None,
 ) -> None:
     """Start the service. All other settings are environment variables; the README has their table."""
-    settings = settings_or_end(dsn=dsn, host=host, port=port)
+    given = {"dsn": dsn, "host": host, "port": port, "workers": workers}
+    settings = settings_or_end(**given)
     logs.configure(settings.log_format, settings.log_level)
     for name in unknown_variables(os.environ):
         logging.getLogger("service").warning("%s is not a setting and has no effect", name)
 
-    def started(service: Service, url: str) -> None:
-        spare_the_collector()
-        if settings.log_format == "json":
-            logging.getLogger("service").info("Headrace listens on %s", url, extra={"url": url})
-        else:
-            _banner(service, url)
+    if settings.workers > 1:
+        from service.master import Application  # noqa: PLC0415 - one process alone does without
 
-    server = Server(settings, started)
+        # The workers read the environment.
+        os.environ.update(
+            {f"HEADRACE_{name.upper()}": str(value) for name, value in given.items() if value is not None}
+        )
+        Application().run()
+        return
+
+    def started(_service: Service, url: str) -> None:
+        spare_the_collector()
+        announce(settings, url, server.operators_url, own_database=settings.dsn is None)
+
     try:
+        server = Server(settings, started)
         server.run()
-    except EmbeddedError as error:
+    except (EmbeddedError, StartRefused, TlsError) as error:
         fail(str(error))
     if not server.started:
         raise typer.Exit(1)
@@ -87,6 +98,10 @@ def load(  # noqa: PLR0913 - each option is a parameter
     url: Annotated[str, typer.Option(envvar="HEADRACE_URL", help="The service, with its prefix.")] = DEFAULT_URL,
     schema: Annotated[str | None, typer.Option(help="The table's schema, if not the service's first.")] = None,
     header: Annotated[list[str] | None, typer.Option(help="A header to send, 'Name: value'; repeatable.")] = None,
+    api_key: Annotated[
+        str | None,
+        typer.Option(envvar="HEADRACE_API_KEY", help="An API key or token. Others can see it unless it is a variable."),
+    ] = None,
     format: Annotated[  # noqa: A002 - the option's name
         Format | None, typer.Option(help="What the file is, where its name does not tell.", show_default=False)
     ] = None,
@@ -118,7 +133,10 @@ def load(  # noqa: PLR0913 - each option is a parameter
         retry_seconds_max=retry_seconds_max,
         answer_seconds_max=answer_seconds_max,
     )
-    destination = Destination(table, url, schema, tuple(map(_header, header or ())))
+    headers = [_header(text) for text in header or ()]
+    if api_key:
+        headers.append(("authorization", f"Bearer {_secret(api_key)}"))
+    destination = Destination(table, url, schema, tuple(headers))
     try:
         report = run_load(Job(File(file, format, member, null, tuple(json or ())), destination, limits))
     except LoadError as error:
@@ -168,17 +186,19 @@ def tables(
 @app.command()
 def doctor(
     *,
-    workers: Annotated[int, typer.Option(min=1, help="How many processes serve.")] = 1,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="How many processes serve (HEADRACE_WORKERS).", show_default=False)
+    ] = None,
     as_json: JsonOption = False,
     dsn: DsnOption = None,
 ) -> None:
     """Check settings, machine and database, and say what to do. Ends with status 1 if there is an error."""
     try:
-        settings = read_settings(dsn=dsn)
+        settings = read_settings(dsn=dsn, workers=workers)
     except Mistakes as mistakes:
         healthy = checkup.report_mistakes(mistakes.lines, as_json=as_json)
     else:
-        look = partial(checkup.run, workers=workers, as_json=as_json)
+        look = partial(checkup.run, as_json=as_json)
         healthy = anyio.run(look, settings, unknown_variables(os.environ))
     if not healthy:
         raise typer.Exit(1)
@@ -200,27 +220,16 @@ def top(
 # -------------------------------------------------------------------- what they need
 
 
+def _secret(text: str) -> str:
+    """A key, without the end of line that files leave at it. One that cannot be sent must not be quoted."""
+    text = text.strip()
+    if not (text.isascii() and text.isprintable()):
+        raise typer.BadParameter("it holds characters that no key has", param_hint="--api-key")
+    return text
+
+
 def _header(text: str) -> tuple[str, str]:
     name, colon, value = text.partition(":")
     if not colon or not name.strip():
         raise typer.BadParameter(f"'{text}' is not like 'Name: value'", param_hint="--header")
     return name.strip(), value.strip()
-
-
-def _banner(service: Service, url: str) -> None:
-    """What a person wants to know first."""
-    settings = service.settings
-    lines = [f"Headrace listens on {url}", f"  docs     {url}/docs", f"  watch    {url}/dashboard"]
-    if settings.dsn is None:
-        row = '{"device_id": "pump-7", "ts": "2026-11-21T10:00:00Z", "temperature": 21.5}'
-        psql_command = "headrace psql" if _on_path("headrace") else ".venv/bin/headrace psql"
-        lines += [
-            f"  database PostgreSQL of its own, data in {settings.data_dir}",
-            f"  try      curl -i {url}{settings.prefix}/events -H 'Content-Type: application/json' -d '{row}'",
-            f"  look     {psql_command} -c 'select * from events'",
-        ]
-    typer.echo("\n".join(lines))
-
-
-def _on_path(program: str) -> bool:
-    return any((Path(folder) / program).exists() for folder in os.get_exec_path())

@@ -202,6 +202,8 @@ class ExtraPosting(Posting):
             self.deadline = now + plan.wait_seconds
             self._is_submitted = True
         self.submit_to(target.apart if self.apart else target)
+        if self.account is not None and not self.answered:
+            self.account.charge(self._aside)  # they are written as well
         if plan.respond_async and not self.answered:
             self._promised = plan
             self.answered = True
@@ -212,6 +214,8 @@ class ExtraPosting(Posting):
     def submit_to(self, lane: Hashable) -> None:
         """Hand the rows to the batcher; later, if it does not take them and they are promised."""
         self._postings.unread.discard(self)
+        if self._promised is not None:
+            self.account = None  # what its producer may take was judged before the promise
         try:
             self._postings.batcher.submit(lane, self)
         except Exception as error:  # noqa: BLE001 - it becomes the answer
@@ -225,7 +229,10 @@ class ExtraPosting(Posting):
         """Have the key for this request alone until its outcome. Raises `Refused`."""
         if self._fingerprint is None or self._key is not None or self._postings.keys is None:
             return
-        key = IdempotencyKey(key_text(self.marks.keys), self._fingerprint.digest())
+        text = key_text(self.marks.keys)
+        if self.account is not None:
+            text = f"{self.account.name}\n{text}"  # keys of different producers are different keys
+        key = IdempotencyKey(text, self._fingerprint.digest())
         self._postings.keys.claim(key)
         self._key = key
 
@@ -264,6 +271,7 @@ class ExtraPosting(Posting):
         self.flush = flush
         if isinstance(outcome, TableChanged) and self._body is not None:
             self._has_looked = True  # the slot has just read the catalog
+            self._was_in_vain()
             self.read_again(outcome)
         elif isinstance(outcome, Exception):
             self.spoilt = isinstance(outcome, Rejected)

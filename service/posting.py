@@ -22,10 +22,21 @@ from service.ingest import Request
 from service.observing.numbers import OUTCOMES, Outcome, TableNumbers
 from service.observing.unforeseen import unforeseen
 from service.plan import Plan, is_miss
-from service.problems import MALFORMED_HTTP, Answer, Problem, Refused, body_too_large, is_expected, problem_of
+from service.problems import (
+    MALFORMED_HTTP,
+    Answer,
+    Problem,
+    Refused,
+    body_too_large,
+    for_known,
+    is_expected,
+    problem_of,
+)
 from sql import Encoded, Extra, Rejected, TableChanged, TooLarge
 
 if TYPE_CHECKING:
+    from service.auth.caller import Caller
+    from service.auth.producers import Producer
     from service.observing.account import Traced
     from service.postings import Postings
 
@@ -47,11 +58,15 @@ class Posting(Submission):
         "answered",
         "apart",
         "began",
+        "caller",
         "flush",
         "marks",
         "span",
         "spoilt",
     )
+
+    account: Producer | None
+    """Who has sent it, once he is let in; None if nobody has to be."""
 
     extra: Extra | None = None
     """What is written beside the rows; for nearly all requests there is nothing."""
@@ -62,6 +77,9 @@ class Posting(Submission):
     def __init__(self, postings: Postings, request: Request, respond: Respond, plan: Plan | None) -> None:
         # What a submission has besides is set when there is something to submit.
         self.rows = 0
+        self.account = None
+        self.caller: Caller | None = None
+        """Who is to be let in before anything is planned; None if he is in already."""
         self.answered = False
         self.apart = False
         """Whether to keep its rows from those of others; for the lane to say."""
@@ -95,7 +113,7 @@ class Posting(Submission):
         try:
             plan = self._plan
             if plan is None:
-                plan = self._plan = self._postings.ingest.plan(self._request)
+                plan = self._plan = self._make_plan()
             if size > KEPT_BYTES_MAX or plan.decodes:
                 self._in_turns(plan, body, chunked=chunked)
                 return
@@ -122,6 +140,8 @@ class Posting(Submission):
             if declared is not None and declared > limits.bytes_max:
                 raise Refused(body_too_large(limits.bytes_max))  # noqa: TRY301 - one way out for all
             self._plan = self._make_plan()
+            if declared is not None and self.account is not None and declared > self.account.bytes_max:
+                raise Refused(body_too_large(self.account.bytes_max))  # noqa: TRY301 - as above
             arrival.read_by(self._plan)
         except Exception as error:  # noqa: BLE001 - it becomes the answer
             self._could_not_read(error)
@@ -134,7 +154,8 @@ class Posting(Submission):
     def _refusal(self) -> NotQueued | None:
         """Why a large body need not be read, or None."""
         batcher = self._postings.batcher
-        return batcher.refusal(math.inf if self._plan is None else batcher.clock() + self._plan.wait_seconds)
+        refusal = batcher.refusal(math.inf if self._plan is None else batcher.clock() + self._plan.wait_seconds)
+        return self.account.refusal() if refusal is None and self.account is not None else refusal
 
     def feed(self, chunk: bytes) -> None:
         """Take the next piece of the body. It may refuse the request; what comes then is of no interest."""
@@ -201,12 +222,16 @@ class Posting(Submission):
             self._answer(replace(answer, close=True))
         else:
             arrival.refuse(answer)
+            self._postings.hold(-arrival.held, self.account)  # others may have the room before the end has come
+            arrival.held = 0
 
     def _judge(self, error: Exception) -> Problem:
         """What the error means to the client; it is counted, and logged if it was not foreseen."""
         problem = problem_of(error)
         if not is_expected(error):
             problem = unforeseen("a request failed in a way that was not foreseen", error, self)
+        if self.account is not None:
+            problem = for_known(problem)
         if self._respond is not to_nobody:
             self._postings.counts.refused(problem.status, problem.fault.code)
         self._end(problem.outcome)
@@ -243,6 +268,11 @@ class Posting(Submission):
         return "" if self._plan is None else f"{self._plan.table.schema}.{self._plan.table.name}"
 
     @property
+    def plan(self) -> Plan | None:
+        """The plan for it, once there is one."""
+        return self._plan
+
+    @property
     def is_submitted(self) -> bool:
         """Whether its rows were handed to the batcher, and so have waited since `since`."""
         return self._is_submitted
@@ -264,12 +294,19 @@ class Posting(Submission):
         self.finish()
 
     def _make_plan(self) -> Plan:
-        return self._postings.ingest.plan(self._request)
+        """Let the caller in, and plan what he asks for. Raises `Refused`, and what `Ingest.plan` does."""
+        postings = self._postings
+        if self.caller is not None:
+            self.account = postings.gate.admit(self.caller, self._request)
+            self.caller = None
+        return postings.ingest.plan(self._request)
 
     def _keep(self, arrival: Arrival, chunk: bytes) -> None:
         """Count a chunk, and keep it while the body is small."""
         if arrival.refusal is None:
-            self._postings.hold(held_for(chunk))
+            if self.account is not None and arrival.received + len(chunk) > self.account.bytes_max:
+                raise TooLarge(self.account.bytes_max)  # for ever, so that it is no use to try again
+            self._postings.hold(held_for(chunk), self.account)
             arrival.take(chunk, self._postings.limits.bytes_max)
             return
         arrival.swallow(len(chunk))
@@ -280,7 +317,7 @@ class Posting(Submission):
         arrival, self._arrival = self._arrival, None
         if arrival is not None:
             self._postings.arrived(self)
-            self._postings.hold(-arrival.held)
+            self._postings.hold(-arrival.held, self.account)
 
     def _finish(self, steps: Generator[None, None, Encoded]) -> None:
         """One piece of the work that is left when the body is complete; others have their turn between the pieces."""
@@ -327,7 +364,7 @@ class Posting(Submission):
         before, arrival = self._plan, self._arrival
         self._plan = None
         try:
-            plan = self._plan = self._postings.ingest.plan(self._request)
+            plan = self._plan = self._make_plan()
             if before is None and arrival is None and plan.decodes and self._body is not None:
                 self._in_turns(plan, self._body)  # still as it came: without a plan, nobody knew what to do with it
                 return
@@ -374,9 +411,11 @@ class Posting(Submission):
     def _hold(self, arrival: Arrival, size: int) -> None:
         """Count so many bytes more of the body. Raises `TooLarge` if that is more than there may be of all bodies."""
         limit = self._postings.limits.held_bytes_max
+        if self.account is not None:
+            limit = min(limit, self.account.bytes_max)
         if arrival.held + size > limit:
             raise TooLarge(limit)
-        self._postings.hold(size)
+        self._postings.hold(size, self.account)
         arrival.held += size
 
     def _could_not_read_again(self, error: Exception) -> None:
@@ -428,6 +467,7 @@ class Posting(Submission):
         self.flush = flush
         if isinstance(outcome, Exception):
             if isinstance(outcome, TableChanged) and self._body is not None:
+                self._was_in_vain()
                 self.read_again(outcome)
             else:
                 self.spoilt = isinstance(outcome, Rejected)
@@ -445,6 +485,11 @@ class Posting(Submission):
             respond(success(self, plan.stored, outcome, self.rows))
         if seconds >= postings.slow.request_seconds:
             postings.slow.request(self, OUTCOMES[plan.outcome], seconds)
+
+    def _was_in_vain(self) -> None:
+        """The rows go to the batcher once more, and shall not count twice for what their producer may write."""
+        if self.account is not None:
+            self.account.charge(-self.rows)
 
     def _failed(self, error: Exception) -> None:
         """The rows are not stored."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from batching import Batcher, Closed, DeadlinePassed, QueueFull
+from service.auth.gate import Gate
 from service.bodies.body import BodyLimits
 from service.dialect import prefer
 from service.dialect.annotation import annotated
@@ -31,11 +32,15 @@ from sql import CatalogWatch, Rejected
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
+    from service.auth.caller import Caller
+    from service.auth.producers import Producer
     from service.observing.traces import Traces
 
 
 class Postings:
-    """Opens postings. `keys` is None if there is no place for idempotency keys, `traces` if there are none."""
+    """Opens postings of those whom the `gate` lets in. `keys` is None if there is no place for idempotency keys,
+    `traces` if there are none.
+    """
 
     _SWEEP_SECONDS_MAX = 0.25
 
@@ -47,6 +52,7 @@ class Postings:
         counts: Counts,
         limits: BodyLimits,
         *,
+        gate: Gate,
         keys: Keys | None,
         slow: SlowLog,
         traces: Traces | None = None,
@@ -58,6 +64,7 @@ class Postings:
         self.slow = slow
         self.traces = traces
         self.limits = limits
+        self.gate = gate
         self.keys = keys
         self.received_requests = 0
         self.received_rows = 0
@@ -72,8 +79,19 @@ class Postings:
         self._looking: set[asyncio.Task[None]] = set()
         self._postponed: list[tuple[ExtraPosting, Hashable]] = []
 
-    def open(self, request: Request, respond: Respond, plan: Plan | None = None, marks: Marks = NO_MARKS) -> Posting:
+    def open(self, request: Request, respond: Respond, marks: Marks, caller: Caller) -> Posting:
         """A request of which the head is known. Give it its body by `whole`, or by `begin`, `feed` and `finish`."""
+        posting = self._open(request, respond, None, marks)
+        posting.caller = caller
+        return posting
+
+    def open_again(self, request: Request, respond: Respond, plan: Plan, account: Producer | None) -> Posting:
+        """One like another that was let in and planned before, and has no marks."""
+        posting = self._open(request, respond, plan, NO_MARKS)
+        posting.account = account
+        return posting
+
+    def _open(self, request: Request, respond: Respond, plan: Plan | None, marks: Marks) -> Posting:
         preferences = prefer.parse(request.prefer)
         posting = (
             ExtraPosting(self, request, respond, marks)
@@ -158,10 +176,12 @@ class Postings:
         if seconds >= self.slow.request_seconds:
             self.slow.request(posting, outcome, seconds)
 
-    def hold(self, size: int) -> None:
-        """Count so many bytes more of bodies, or fewer. Raises `QueueFull` if that is too much."""
+    def hold(self, size: int, account: Producer | None) -> None:
+        """Count so many bytes more of bodies, or fewer. Raises `QueueFull` if that is too much, in all or of one."""
         if size > 0 and self._held + size > self.limits.held_bytes_max:
             raise QueueFull(retry_seconds=1)
+        if account is not None:
+            account.hold(size)
         self._held += size
 
     def look_again(self, posting: Posting, miss: Rejected) -> None:

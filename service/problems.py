@@ -8,11 +8,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import msgspec
 
-from batching import Closed, DeadlinePassed, FlushCut, QueueFull, SinkAway
+from batching import Closed, DeadlinePassed, FlushCut, QueueFull, RateExceeded, ShareFull, SinkAway
 from batching import TooLarge as TooLargeToWait
 from service.observing.numbers import Outcome
 from sql import CatalogMissing, Fault, KeyReused, OutcomeUnknown, Rejected, TableChanged, TooLarge, Unavailable
@@ -26,7 +26,7 @@ _STATUSES: dict[str, int] = {
     "23503": 409,
     "23505": 409,
     "25006": 405,
-    "42501": 401,  # everybody is anonymous: with a proof of who he is, it might be another matter
+    "42501": 401,  # for who has proved who he is, it is 403: see `for_known`
     "42883": 404,
     "42P01": 404,
     "42P17": 500,
@@ -61,6 +61,9 @@ _STATUSES: dict[str, int] = {
     "PGRST117": 405,
     "PGRST125": 404,
     "PGRST205": 404,
+    "PGRST301": 401,
+    "PGRST302": 401,
+    "PGRST303": 401,
 }
 
 # Codes of our own.
@@ -70,6 +73,8 @@ KEY_UNDER_WAY = "HR409"
 TOO_LARGE = "HR413"
 UNKNOWN_CODING = "HR415"
 KEY_REUSED = "HR422"
+TOO_FAST = "HR427"
+SHARE_FULL = "HR428"
 QUEUE_FULL = "HR429"
 INTERNAL = "HR500"
 NO_KEYS = "HR501"
@@ -79,6 +84,7 @@ STOPPING = "HR505"
 UNKNOWN = "HR506"
 CROWDED = "HR507"
 WATCHED = "HR508"
+API_KEYS_UNKNOWN = "HR509"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -126,7 +132,7 @@ class Problem:
         )
         headers = [("content-type", JSON), ("proxy-status", f"PostgREST; error={fault.code}"), *self.headers]
         if self.retry_seconds is not None:
-            headers.append(("retry-after", str(max(1, math.ceil(self.retry_seconds)))))
+            headers.append(("retry-after", str(math.ceil(min(max(1, self.retry_seconds), _RETRY_SECONDS_MAX)))))
         if fault.row is not None:
             headers.append(("headrace-row", str(fault.row)))
         if fault.column is not None and fault.column.isascii() and fault.column.isprintable():
@@ -214,6 +220,13 @@ def method_unsupported(method: str, allowed: Iterable[str]) -> Problem:
     return Problem(405, fault, headers=(("allow", ", ".join(sorted(allowed))),))
 
 
+def for_known(problem: Problem) -> Problem:
+    """The same for somebody who has proved who he is: proving it again would not help him."""
+    if problem.status != 401:
+        return problem
+    return replace(problem, status=403, headers=tuple(header for header in problem.headers if header not in CHALLENGE))
+
+
 def crowded() -> Problem:
     """More connections at once than the server was told to serve."""
     return Problem(503, Fault(CROWDED, "Too many connections at once; nothing was stored"), 1)
@@ -238,7 +251,12 @@ def problem_of(error: BaseException) -> Problem:  # noqa: C901, PLR0911, PLR0912
             return problem
         case Rejected(fault=fault):
             status = _status(fault.code, fault.message)
-            return Problem(status, fault, 1 if status == 503 else None, _CHALLENGE if status == 401 else ())
+            return Problem(status, fault, 1 if status == 503 else None, CHALLENGE if status == 401 else ())
+        case ShareFull(retry_seconds=seconds):
+            message = "Too many rows of this credential are waiting to be written"
+            return Problem(429, Fault(SHARE_FULL, message), seconds)
+        case RateExceeded(retry_seconds=seconds):
+            return Problem(429, Fault(TOO_FAST, "This credential has written as many rows as it may"), seconds)
         case QueueFull(retry_seconds=seconds):
             return Problem(429, Fault(QUEUE_FULL, "Too many rows are waiting to be written"), seconds)
         case TooLarge(bytes_max=limit):
@@ -276,7 +294,10 @@ def is_expected(error: BaseException) -> bool:
     return problem_of(error) is not INTERNAL_ERROR
 
 
-_CHALLENGE = (("www-authenticate", "Bearer"),)
+_RETRY_SECONDS_MAX = 86_400
+"""Nobody waits longer."""
+
+CHALLENGE = (("www-authenticate", "Bearer"),)
 """What a 401 must say (RFC 9110 section 15.5.2)."""
 
 

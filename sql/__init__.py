@@ -1,6 +1,7 @@
 """PostgreSQL: the catalog, the row codec, the ways to write, and what errors mean. Knows neither HTTP nor batching."""
 
-from sql import quarantine
+from sql import api_keys, quarantine
+from sql.budget import REMEDY, BudgetExceeded, Demand, Room, shortages
 from sql.catalog import (
     COPY_DEFAULT_VERSION,
     SERVER_VERSION_MIN,
@@ -13,12 +14,14 @@ from sql.catalog import (
     quote_identifier,
 )
 from sql.catalog import load as load_catalog
-from sql.checkup import Checkup, NotReached, Pooler, Room, Server, examine
+from sql.checkup import Checkup, NotReached, Pooler, Server, examine
 from sql.codec import CopyCodec, LineReader
-from sql.connect import Timeouts, is_abandoned
+from sql.connect import Timeouts, is_abandoned, open_session
+from sql.dsn import BadDsn
 from sql.encoded import Encoded, Payload, in_order, is_array
 from sql.errors import (
     CatalogMissing,
+    Crowded,
     Fault,
     InDoubt,
     KeyReused,
@@ -32,7 +35,7 @@ from sql.errors import (
     one_line,
     unknown_table,
 )
-from sql.housekeeping import keep_clean
+from sql.housekeeping import keep_clean, sign_out
 from sql.options import EVERYTHING, PLAIN, Conflict, Form, Item, Missing, Options, Returning, Sort, Written
 from sql.own_schema import QUARANTINE_COUNTED_MAX, Contents, OwnSchema
 from sql.pieces import lines_in_pieces
@@ -52,8 +55,11 @@ __all__ = [
     "PLAIN",
     "QUARANTINE_COUNTED_MAX",
     "QUARANTINE_ROWS_MAX",
+    "REMEDY",
     "SERVER_VERSION_MIN",
+    "BadDsn",
     "BadRow",
+    "BudgetExceeded",
     "Catalog",
     "CatalogMissing",
     "CatalogWatch",
@@ -62,6 +68,8 @@ __all__ = [
     "Conflict",
     "Contents",
     "CopyCodec",
+    "Crowded",
+    "Demand",
     "Encoded",
     "Extra",
     "Fault",
@@ -103,6 +111,7 @@ __all__ = [
     "Vitals",
     "Way",
     "Written",
+    "api_keys",
     "examine",
     "in_order",
     "is_abandoned",
@@ -113,11 +122,14 @@ __all__ = [
     "not_singular",
     "nothing_target",
     "one_line",
+    "open_session",
     "quarantine",
     "quote_identifier",
     "rights_of",
     "rows_of_body",
     "salvaging",
+    "shortages",
+    "sign_out",
     "unknown_table",
     "way_of",
 ]

@@ -17,15 +17,17 @@ import asyncpg
 import msgspec
 from msgspec import Struct
 
-from sql.connect import SLOT_NAME
-from sql.errors import SqlError, one_line
+from sql.budget import Room, room_of
+from sql.connect import open_session
+from sql.dsn import BadDsn, BadFile
+from sql.errors import SqlError, Unavailable, one_line
 from sql.own_schema import Contents, OwnSchema, contents_of, own_schema_of
 from sql.rights import Rights, rights_of
 
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]
 
-_NAMED = {"application_name": "headrace doctor"}
+_NAME = "headrace doctor"
 
 _QUERY_SECONDS = 2.0
 """A query that takes longer is left out: whoever asks for a checkup may do so because the database is slow."""
@@ -58,7 +60,8 @@ _decode_settings = msgspec.json.Decoder(dict[str, str]).decode
 
 class NotReached(SqlError):
     """The database cannot be asked anything. `code` is the SQLSTATE with which it refused, or one of "dsn" (not
-    readable), "name" (no such host), "refused" (nobody listens), "silent" (no answer in time), "tls", "other".
+    readable), "file" (one that it names cannot be used), "name" (no such host), "refused" (nobody listens), "silent"
+    (no answer in time), "tls", "other".
     """
 
     def __init__(self, code: str, reason: str) -> None:
@@ -96,20 +99,6 @@ class Server(Struct, frozen=True):
     pooler: Pooler
 
 
-class Room(Struct, frozen=True):
-    """Connections: how many there may be, and are. None is: without a limit of its own."""
-
-    connections_max: int
-    """For this role: without what is reserved for others."""
-    connections: int
-    ours: int
-    """Those of Headrace with this role in this database, as they call themselves."""
-    role_max: int | None
-    role: int
-    database_max: int | None
-    database: int
-
-
 class Checkup(Struct, frozen=True):
     """All that was found out. What is None could not be, for the reason in `missed`."""
 
@@ -145,7 +134,7 @@ async def _examine(connection: Connection, server: Server, schemas: Sequence[str
             missed.append(f"{what}: {_reason(error)}")
             return None
 
-    room = await tried("connections", _room)
+    room = await tried("connections", room_of)
     own = await tried("schema headrace", own_schema_of)
     contents = None
     if own is not None and own.is_usable:
@@ -159,12 +148,9 @@ async def _examine(connection: Connection, server: Server, schemas: Sequence[str
 async def _connected(dsn: str, seconds: float) -> AsyncIterator[Connection]:
     try:
         # Behind a pooler, prepared statements and the transactions that use them may meet different backends.
-        connection = await asyncpg.connect(
-            dsn, timeout=seconds, command_timeout=_ANSWER_SECONDS, statement_cache_size=0, server_settings=_NAMED
-        )
-    except (asyncpg.exceptions.ClientConfigurationError, ValueError):
-        # The words of these may quote a part of the password.
-        raise NotReached("dsn", "the DSN is not a connection URL that can be read") from None
+        connection = await open_session(dsn, seconds, _NAME, command_timeout=_ANSWER_SECONDS, statement_cache_size=0)
+    except Unavailable as error:
+        raise _not_reached(error) from error
     try:
         yield connection
     finally:
@@ -173,7 +159,11 @@ async def _connected(dsn: str, seconds: float) -> AsyncIterator[Connection]:
 
 def _not_reached(error: Exception) -> NotReached:
     """Why, by what asyncpg or the socket below it has raised."""
-    match error:
+    match error.__cause__ if isinstance(error, Unavailable) and error.__cause__ is not None else error:
+        case BadDsn():
+            code = "dsn"
+        case BadFile():
+            code = "file"
         case asyncpg.PostgresError(sqlstate=str(sqlstate)) if sqlstate:
             code = sqlstate
         case TimeoutError():
@@ -283,34 +273,6 @@ async def _seconds_ahead(connection: Connection) -> float:
 def ahead_at_least(there: float, sent: float, answered: float) -> float:
     """By how much a clock that was read between these two times of ours is ahead of it; 0 if it need not be."""
     return there - max(sent, min(there, answered))
-
-
-# -------------------------------------------------------------------- connections
-
-_ROOM = f"""
-    select
-        current_setting('max_connections')::int
-            - case when r.rolsuper then 0 else current_setting('superuser_reserved_connections')::int end
-            - case when r.rolsuper or pg_has_role(to_regrole('pg_use_reserved_connections'), 'usage') then 0
-              else coalesce(current_setting('reserved_connections', true)::int, 0) end as connections_max,
-        (select sum(numbackends)::int from pg_stat_database) - 1 as connections,
-        (select count(*) from pg_stat_activity
-          where usename = session_user and datname = d.datname
-            and (application_name like '{SLOT_NAME}%' or application_name = 'headrace catalog')) as ours,
-        case when not r.rolsuper then nullif(r.rolconnlimit, -1) end as role_max,
-        (select count(*) from pg_stat_activity where usename = session_user and datid is not null) - 1 as role,
-        case when not r.rolsuper then nullif(d.datconnlimit, -1) end as database_max,
-        (select numbackends from pg_stat_database where datid = d.oid) - 1 as database
-      from pg_roles r, pg_database d
-     where r.rolname = session_user and d.datname = current_database()
-"""
-"""All but the connection that asks."""
-
-
-async def _room(connection: Connection) -> Room:
-    row = await connection.fetchrow(_ROOM)
-    assert row is not None  # noqa: S101 - both exist, or we would not be connected
-    return Room(**row)
 
 
 # -------------------------------------------------------------------- exposed schemas

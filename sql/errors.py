@@ -50,6 +50,14 @@ class Unavailable(SqlError):
     """The database is away or too busy; trying again later may help. Nothing was stored."""
 
 
+class Crowded(Unavailable):
+    """There is no room for another connection. Those that there are can be used."""
+
+
+class Unconfirmed(SqlError):
+    """A commit was reported for which no synchronous standby was waited: it may be lost with this server."""
+
+
 class TableChanged(SqlError):
     """The table is not what it was when the rows were encoded; nothing was stored. Encoding them again may help."""
 
@@ -182,6 +190,19 @@ def as_error(error: Exception) -> Exception:
     found = asyncpg.PostgresError(error.message)
     found.__dict__.update(error.__dict__)
     return found
+
+
+_NO_ROOM = re.compile(
+    "no more connections allowed|too many clients already|too many connections for|remaining connection slots are"
+)
+"""How PgBouncer says so, or passes on that PostgreSQL does: its own SQLSTATE is 08P01 whatever the matter is."""
+
+
+def unavailable(error: BaseException, reason: str = "") -> Unavailable:
+    """What an exception that was met while connecting means, in one line."""
+    state = error.sqlstate if isinstance(error, asyncpg.PostgresError) else None
+    is_crowded = state == "53300" or (state == "08P01" and _NO_ROOM.search(str(error)) is not None)
+    return (Crowded if is_crowded else Unavailable)(reason or one_line(error))
 
 
 def fault_of(error: asyncpg.PostgresError) -> Fault:

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
+from contextlib import suppress
 
-from sql.connect import Timeouts, connect
+from sql.budget import HOUSEKEEPING_NAME
+from sql.connect import SLOT_NAME, Timeouts, connect
 from sql.errors import one_line
 
 logger = logging.getLogger(__name__)
@@ -16,8 +19,24 @@ logger = logging.getLogger(__name__)
 _SECONDS = 60.0
 _AT_ONCE = 10_000
 
-# A slot that is alive uses its row once a day at least.
-_DEAD_SLOTS = "delete from headrace.ledger where at < now() - interval '7 days'"
+_GONE_SECONDS = 3600.0
+"""A row without a session is kept for so long, or twice as long as a doubt lasts: its slot may be connecting again."""
+
+# A session may be hidden (of another role, behind a pooler): a slot that is alive makes its row anew.
+_DEAD_SLOTS = f"""
+    delete from headrace.ledger as l where at < now() - make_interval(secs => $1) and not exists (
+        select from pg_stat_activity where application_name = '{SLOT_NAME} ' || l.slot
+    )
+"""
+
+_SIGN_OUT = """
+    delete from headrace.ledger where slot in (
+        select slot from headrace.ledger where slot = any($1::uuid[]) for update skip locked
+    )
+"""
+
+_SIGN_OUT_SECONDS = 1.0
+"""A process that ends is waited for."""
 
 _OLD_KEYS = f"""
     delete from headrace.idempotency where key in (
@@ -32,11 +51,11 @@ async def clean(dsn: str, timeouts: Timeouts) -> int:
 
     Raises `Unavailable` and what asyncpg raises.
     """
-    connection = await connect(dsn, timeouts, "headrace housekeeping")
+    connection = await connect(dsn, timeouts, HOUSEKEEPING_NAME)
     try:
         if not await connection.fetchval("select to_regclass('headrace.idempotency_at') is not null"):
             return 0
-        await connection.execute(_DEAD_SLOTS)
+        await connection.execute(_DEAD_SLOTS, max(_GONE_SECONDS, 2 * timeouts.doubt_seconds))
         deleted = 0
         while True:
             keys = await connection.fetch(_OLD_KEYS, timeouts.key_seconds)
@@ -45,6 +64,21 @@ async def clean(dsn: str, timeouts: Timeouts) -> int:
                 return deleted
     finally:
         connection.terminate()
+
+
+async def sign_out(dsn: str, timeouts: Timeouts, rows: Sequence[str]) -> None:
+    """Delete the rows of slots that have ended in good order, and whose writes have all been judged.
+
+    One that is locked belongs to a write that may yet be committed, and stays. So do all if the database does not
+    answer at once: they are deleted by and by.
+    """
+    with suppress(Exception):
+        async with asyncio.timeout(_SIGN_OUT_SECONDS):
+            connection = await connect(dsn, timeouts, "headrace housekeeping")
+            try:
+                await connection.execute(_SIGN_OUT, rows)
+            finally:
+                connection.terminate()
 
 
 async def keep_clean(dsn: str, timeouts: Timeouts) -> None:

@@ -19,6 +19,8 @@ from sql.errors import Unavailable
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]
 
+    from sql.connect import Session
+
 SCHEMA_SQL = (resources.files("sql") / "schema.sql").read_text("utf-8")
 
 _IS_COMPLETE = """
@@ -26,6 +28,15 @@ _IS_COMPLETE = """
        and exists (
            select from pg_attribute where attrelid = to_regclass('headrace.quarantine') and attname = 'intent'
        )
+       and (to_regclass('headrace.api_keys_name') is not null or not exists (
+           select from pg_namespace where nspname = 'headrace' and pg_has_role(nspowner, 'usage')
+       ))
+"""
+"""Rows are written without API keys as well: whoever may not make the table for them goes on without it."""
+
+_OTHER_OWNER = """
+    select quote_ident(pg_get_userbyid(nspowner)) from pg_namespace
+     where nspname = 'headrace' and nspowner <> (select oid from pg_roles where rolname = current_user)
 """
 
 # Raises if a column is missing, which another version may have called otherwise, or a right.
@@ -94,22 +105,33 @@ class Ledger:
         """The write is committed."""
         self.flush += 1
 
-    async def sign_in(self, connection: Connection, application_name: str) -> Past:
+    @property
+    def confirm(self) -> str:
+        """A statement whose commit comes after all that was seen before, and waits for synchronous standbys."""
+        return f"update headrace.ledger set at = now() where slot = '{self.slot}'"
+
+    async def sign_in(self, connection: Session, application_name: str) -> Past:
         """Take the row for this connection; what became of the write after `flush`, if there was one.
 
-        Waits, as long as locks are waited for, for one that is still under way. Raises what asyncpg raises, and
-        `Unavailable` with what to do if the role has not the rights.
+        Waits, as long as locks are waited for, for one that is still under way. Its own commit waits for synchronous
+        standbys, so what it has found there will not be lost with this server. Raises what asyncpg raises, and
+        `Unavailable` with what to do if the role has not the rights, or if there was no such waiting.
         """
         try:
-            await _prepare(connection)
+            await prepare(connection)
             await connection.execute(_CHECK)
             if not await connection.fetchval(_MAY_WRITE):
                 raise asyncpg.InsufficientPrivilegeError("permission denied for tables in schema headrace")  # noqa: TRY301
-            await connection.fetch(_END_PREDECESSORS, application_name)
+            # Behind a pooler a backend with this name may be lent to somebody else by the time that it is ended. There
+            # the pooler ends that of a connection which is lost, and the lock on the row is waited for.
+            if not connection.is_pooled:
+                await connection.fetch(_END_PREDECESSORS, application_name)
             row = await connection.fetchrow(_SIGN_IN, self.slot, self.flush, self.fence + 1)
         except asyncpg.InsufficientPrivilegeError as error:
             raise Unavailable(await _what_to_grant(connection, error)) from error
         assert row is not None  # noqa: S101 - INSERT … RETURNING of one row
+        if connection.is_unconfirmed:
+            raise Unavailable("no synchronous standby has confirmed the ledger")
         expected, self.flush, self.fence = self.flush, row["flush"], row["fence"]
         if self.flush == expected + 1:
             return Past.STORED
@@ -127,13 +149,16 @@ def is_fenced(error: BaseException) -> bool:
     )
 
 
-async def _prepare(connection: Connection) -> None:
-    """Create what is missing of our schema."""
+async def prepare(connection: Connection) -> None:
+    """Create what is missing of our schema. Raises what asyncpg raises."""
     if await connection.fetchval(_IS_COMPLETE):
         return
     async with connection.transaction():
         await connection.execute(f"select pg_advisory_xact_lock({_LOCK})")
         if not await connection.fetchval(_IS_COMPLETE):
+            owner = await connection.fetchval(_OTHER_OWNER)
+            if owner is not None:  # an administrator runs a command: what he makes belongs to whoever made the rest
+                await connection.execute(f"set local role {owner}")
             await connection.execute(SCHEMA_SQL)
 
 

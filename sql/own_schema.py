@@ -1,6 +1,6 @@
 """Schema `headrace` as an operator sees it: whether it is complete, what the role may do there, what is in it.
 
-Only reads. What makes and fills it is `schema.sql`, `ledger.py` and `records.py`.
+Only reads. What makes and fills it is `schema.sql`, `ledger.py`, `records.py` and `api_keys.py`.
 """
 
 from __future__ import annotations
@@ -50,6 +50,9 @@ class Contents(Struct, frozen=True):
     """Estimated."""
     keys_bytes: int
     oldest_key_seconds: float | None
+    api_keys: int
+    """Also those that were revoked or have expired."""
+    api_keys_good: int
 
 
 _TABLES = {
@@ -62,10 +65,17 @@ _TABLES = {
         ),
         ("SELECT", "INSERT"),
     ),
+    "api_keys": (
+        (
+            "id", "name", "secret_sha256", "grants", "rows_per_second", "queue_share", "created_at", "expires_at",
+            "revoked_at",
+        ),
+        ("SELECT",),
+    ),
 }  # fmt: skip
 """What `schema.sql` makes: the columns of each table, and the rights without which the service cannot do its work."""
 
-_INDEX = "idempotency_at"
+_INDEXES = ("idempotency_at", "api_keys_name")
 
 _SCHEMA = """
     select
@@ -101,7 +111,10 @@ _CONTENTS = f"""
         coalesce((select n_live_tup from pg_stat_all_tables where relid = to_regclass('headrace.idempotency')), 0)
             as keys,
         pg_total_relation_size('headrace.idempotency') as keys_bytes,
-        (select extract(epoch from now() - min(at))::float8 from headrace.idempotency) as oldest_key_seconds
+        (select extract(epoch from now() - min(at))::float8 from headrace.idempotency) as oldest_key_seconds,
+        (select count(*) from headrace.api_keys) as api_keys,
+        (select count(*) from headrace.api_keys
+          where revoked_at is null and (expires_at is null or expires_at > now())) as api_keys_good
 """
 
 
@@ -121,8 +134,7 @@ async def own_schema_of(connection: Connection) -> OwnSchema:
         missing = [right for right in rights if right in refused]
         if missing:
             denied.append(f"{', '.join(missing)} on headrace.{name}")
-    if _INDEX not in relations:
-        lacking.append(_INDEX)
+    lacking += [index for index in _INDEXES if index not in relations]
     return OwnSchema(schema["exists"], schema["may_create"], lacking, denied)
 
 

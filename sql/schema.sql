@@ -1,5 +1,8 @@
 -- What Headrace keeps in a database: schema headrace. Run by the first slot that finds a part of it missing.
-create schema if not exists headrace;
+do $$ begin
+    -- `if not exists` asks for the right to create one, which the role may have lost since.
+    if to_regnamespace('headrace') is null then create schema headrace; end if;
+end $$;
 
 create table if not exists headrace.ledger (
     slot  uuid primary key,
@@ -40,3 +43,18 @@ create table if not exists headrace.quarantine (
 alter table headrace.quarantine add column if not exists intent json;  -- of an earlier version
 comment on table headrace.quarantine is
     'Rows that could not be stored, as they came, with the reason. row_bytes: no text that a column can hold. intent: what the request asked for beside storing them.';
+
+create table if not exists headrace.api_keys (
+    id              text primary key,
+    name            text not null,
+    secret_sha256   bytea not null check (octet_length(secret_sha256) = 32),
+    grants          text[] not null check (array_position(grants, null) is null),
+    rows_per_second float8 check (rows_per_second >= 0.001 and rows_per_second < 'infinity'),
+    queue_share     float8 not null default 0.5 check (queue_share > 0 and queue_share <= 1),
+    created_at      timestamptz not null default now(),
+    expires_at      timestamptz check (expires_at < '9999-01-01'),
+    revoked_at      timestamptz
+);
+create unique index if not exists api_keys_name on headrace.api_keys (name) where revoked_at is null;
+comment on table headrace.api_keys is
+    'Who may write. As long as there is a row, revoked or not, nobody writes without a key or a token.';

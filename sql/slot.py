@@ -11,14 +11,14 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, Hashable, Sequence
-from typing import TYPE_CHECKING, cast
+from typing import cast
 from weakref import WeakKeyDictionary
 
 import asyncpg
 
 from sql import records
 from sql.catalog import Catalog
-from sql.connect import SLOT_NAME, Timeouts, connect
+from sql.connect import SLOT_NAME, Session, Timeouts, connect
 from sql.encoded import Payload
 from sql.errors import (
     InDoubt,
@@ -28,11 +28,13 @@ from sql.errors import (
     SqlError,
     TableChanged,
     Unavailable,
+    Unconfirmed,
     as_error,
     fault_of,
     is_of_time_zone,
     meaning_of,
     one_line,
+    unavailable,
     unknown_column,
     unknown_table,
 )
@@ -41,9 +43,6 @@ from sql.recordset import NotSingular, RowsFiltered
 from sql.target import Target
 from sql.transaction import Writer
 from sql.work import Batch, Part, Work, salvage_of
-
-if TYPE_CHECKING:
-    Connection = asyncpg.Connection[asyncpg.Record]
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +78,7 @@ class Slot:
         self._timeouts = timeouts
         self._changed = changed
         self._ledger = None if at_least_once else Ledger()
-        self._connection: Connection | None = None
+        self._connection: Session | None = None
         self._used = 0.0
         self._complaint = ""
         self._unfinished: Work | None = None
@@ -102,7 +101,7 @@ class Slot:
             self._give_up_late()
             self._complain(error)
             if isinstance(error, (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)):
-                raise Unavailable(one_line(error)) from error
+                raise unavailable(error) from error
             raise
         if self._past is not Past.UNKNOWN:  # else it was given up: the ledger is another slot's
             self._past = past
@@ -196,7 +195,12 @@ class Slot:
         else:
             work.tried(part, faults)
 
-    def _open_connection(self) -> Connection:
+    @property
+    def row(self) -> str | None:
+        """By which its row in the ledger is found, if it has one."""
+        return None if self._ledger is None else self._ledger.slot
+
+    def _open_connection(self) -> Session:
         if self._connection is None or self._connection.is_closed():
             raise _NotSent
         return self._connection
@@ -213,9 +217,9 @@ class Slot:
     async def _judge(self, error: Exception, work: Work, part: Part) -> None:
         """What a failed attempt means. Raises `InDoubt`, or `Unavailable` if nothing at all was tried."""
         error = as_error(error)
-        if isinstance(error, _NotSent) or is_fenced(error):
-            # Nothing of this part was stored; others may be.
-            await self._reopen(work, part, doubtful=False)
+        if isinstance(error, (_NotSent, Unconfirmed)) or is_fenced(error) or self._is_demoted(error):
+            # Unless it is merely not confirmed, nothing of this part was stored; others may be.
+            await self._reopen(work, part, doubtful=isinstance(error, Unconfirmed))
         meaning = meaning_of(error)
         if isinstance(error, asyncpg.PostgresError) and meaning is not Meaning.AWAY:
             if part.suspicion is None and self._ledger is not None and self._writer.is_ours(error):
@@ -242,6 +246,15 @@ class Slot:
                 logger.error("a write failed in a way that was not foreseen", exc_info=error)
                 work.failure = error
             await self._reopen(work, part, doubtful=part.suspicion is None)
+
+    def _is_demoted(self, error: Exception) -> bool:
+        """Whether the server was the one of several that takes rows, and is so no more. Another one will be."""
+        return (
+            isinstance(error, asyncpg.ReadOnlySQLTransactionError)
+            and self._connection is not None
+            and self._connection.is_one_of_several
+            and not isinstance(error.context, str)  # of a function that would fail on any server
+        )
 
     async def _judge_error(self, error: asyncpg.PostgresError, meaning: Meaning, work: Work, part: Part) -> None:
         """What PostgreSQL's refusal means. Nothing of the part was stored, and the connection is usable."""
@@ -309,8 +322,13 @@ class Slot:
             if extra.key is not None
         ]
         keys = [key for _, _, key in keyed]
+        connection = self._open_connection()
         async with asyncio.timeout(self._timeouts.answer_seconds):
-            known = await records.first_answers(self._open_connection(), keys, self._timeouts.key_seconds)
+            known = await records.first_answers(connection, keys, self._timeouts.key_seconds)
+            if known and self._ledger is not None:
+                await connection.execute(self._ledger.confirm)
+        if connection.is_unconfirmed:
+            raise _NotSent  # what was found may be lost with this server
         answered: set[tuple[int, int]] = set()
         for group, place, key in keyed:
             if key.text in known:

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, cast
 import asyncpg
 
 from sql import records
-from sql.connect import Timeouts, milliseconds
+from sql.connect import Session, Timeouts, milliseconds
 from sql.copy import copy
 from sql.encoded import Keyed, Payload
+from sql.errors import Unconfirmed
 from sql.ledger import Ledger
 from sql.options import Written
 from sql.recordset import Given, RowsFiltered, insert_returning
@@ -40,11 +41,15 @@ class Writer:
         self._lengths = [0]  # of what stands before the rows, and of each statement
 
     async def write(
-        self, connection: Connection, ledger: Ledger | None, work: Work, part: Part
+        self, connection: Session, ledger: Ledger | None, work: Work, part: Part
     ) -> Sequence[Sequence[object]]:
-        """Write a part in one transaction; what is returned to each of its requests. Raises what asyncpg raises."""
+        """Write a part in one transaction; what is returned to each of its requests. Raises what asyncpg raises, and
+        `Unconfirmed`.
+        """
         self.returned = None
         before = self._settings(work, part)
+        if connection.limits:
+            before.insert(0, connection.limits)
         if part.groups[0].target.options.rollback:
             ledger = None  # nothing will be stored that one must know of
         if ledger is not None:
@@ -68,6 +73,8 @@ class Writer:
             else:
                 await self._write_together(connection, work, part, before)
             results = [[None] * len(group.places) for group in part.groups]
+        if connection.is_unconfirmed:
+            raise Unconfirmed("a commit was not confirmed by a synchronous standby")
         if ledger is not None:
             ledger.advanced()
         return results

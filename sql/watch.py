@@ -7,21 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
-from urllib.parse import parse_qs, urlsplit
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
 
 import asyncpg
 
+from sql import budget
 from sql.catalog import SERVER_VERSION_MIN, Catalog, fingerprint, load
-from sql.connect import Timeouts, connect
+from sql.connect import Session, Timeouts, connect
+from sql.dsn import BadDsn, route_of
 from sql.errors import Unavailable, one_line
 from sql.vitals import Vitals, vitals
 
-if TYPE_CHECKING:
-    Connection = asyncpg.Connection[asyncpg.Record]
-
 logger = logging.getLogger(__name__)
+
+_Answer = TypeVar("_Answer")
 
 CHANNEL = "headrace"
 """`NOTIFY headrace, 'reload'` makes every service that is connected read the catalog."""
@@ -57,7 +57,10 @@ class CatalogWatch:
         self._timeouts = timeouts
         self._published = published
         self._retry_seconds = retry_seconds
-        self._connection: Connection | None = None
+        self._demand: budget.Demand | None = None
+        self._first: Session | Exception | None = None
+        """How the first attempt to connect has ended."""
+        self._connection: Session | None = None
         self._tried = asyncio.Event()
         self._wanted = asyncio.Event()
         self._reading = asyncio.Lock()
@@ -65,6 +68,18 @@ class CatalogWatch:
         self._read_took = 0.0
         self._fingerprint = 0
         self._look_took = 0.0
+
+    async def begin(self, demand: budget.Demand) -> None:
+        """Connect for the first time, before anybody else does. Raises `BudgetExceeded` if there may not be so many
+        connections. If the database cannot be reached, that is judged later, and `run` says why.
+        """
+        self._demand = demand
+        try:
+            self._first = await self._judged()
+        except budget.BudgetExceeded:
+            raise
+        except Exception as error:  # noqa: BLE001 - `run` raises it again
+            self._first = error
 
     async def run(self) -> None:
         """Connect, read, listen; again whenever the connection is lost. Runs until it is cancelled."""
@@ -130,17 +145,47 @@ class CatalogWatch:
 
     async def vitals(self) -> Vitals:
         """The state of the database now. Raises `Unavailable`, and what asyncpg raises."""
+        return await self.ask(vitals)
+
+    async def ask(self, question: Callable[[Session], Awaitable[_Answer]]) -> _Answer:
+        """What this connection answers to something else that has to be known from time to time, and is known soon.
+
+        Raises `Unavailable`, and what asyncpg raises.
+        """
         connection = self._connection
         if connection is None:
             raise Unavailable(self.problem or "the connection was closed")
         async with self._reading, asyncio.timeout(self._timeouts.answer_seconds):
-            return await vitals(connection)
+            return await question(connection)
+
+    async def _judged(self) -> Session:
+        """A connection. Raises `BudgetExceeded` if there may not be as many as the whole service needs."""
+        connection = await connect(self._dsn, self._timeouts, budget.CATALOG_NAME)
+        demand, self._demand = self._demand, None
+        try:
+            if connection.is_pooled:
+                logger.info("a pooler is in front of the database: how many connections there are is its affair")
+            elif demand is not None:
+                async with asyncio.timeout(self._timeouts.answer_seconds):
+                    budget.check(demand, await budget.room_of(connection))
+        except BaseException:
+            connection.terminate()
+            raise
+        return connection
 
     async def _connect(self) -> None:
-        connection = await connect(self._dsn, self._timeouts, "headrace catalog")
+        first, self._first = self._first, None
+        if isinstance(first, Exception):
+            raise first
+        try:
+            connection = first or await self._judged()
+        except budget.BudgetExceeded as error:
+            logger.error("%s", error)  # noqa: TRY400 - it has run for a while, and goes on as well as it can
+            connection = await self._judged()
         self._connection = connection
         self._wanted.clear()
-        await connection.add_listener(CHANNEL, self._notified)
+        if not connection.is_pooled:  # there nobody would hear; it is looked once a second anyway
+            await connection.add_listener(CHANNEL, self._notified)
         connection.add_termination_listener(self._terminated)
         await self.reload()
         self._tried.set()
@@ -220,11 +265,8 @@ class CatalogWatch:
 
 
 def _where(dsn: str) -> str:
-    """Which database a DSN means, for the log: host, port and name. Nothing, if it might show a part of a password."""
-    parts = urlsplit(dsn)
+    """Which database a DSN means, for the log. Nothing, if it might show a part of a password."""
     try:
-        port = "" if parts.port is None else f":{parts.port}"
-    except ValueError:  # several hosts, or a password with characters that should have been escaped
+        return str(route_of(dsn))
+    except BadDsn:
         return "of the DSN"
-    host = parts.hostname or parse_qs(parts.query).get("host", ["local socket"])[0]
-    return f"{host}{port}{parts.path}"

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from batching import Closed, DeadlinePassed, QueueFull, SinkAway, TooLarge
+from batching import Closed, DeadlinePassed, QueueFull, RateExceeded, ShareFull, SinkAway, TooLarge
 from service import problems
+from service.auth.refusals import anonymous_refused, api_keys_unknown, claims_invalid, right_missing, token_invalid
 from service.observing.metrics import families
 from service.observing.numbers import Numbers
 from service.problems import (
@@ -36,7 +37,8 @@ README = (ROOT / "README.md").read_text("utf-8")
 OBSERVING = (ROOT / "docs" / "observing.md").read_text("utf-8")
 ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text("utf-8")
 
-_NOT_SETTINGS = {"HEADRACE_URL"}  # of `headrace load`, which is a client and has no Settings
+# Of `headrace load`, which is a client and has no Settings, and of the benchmark.
+_NOT_SETTINGS = {"HEADRACE_API_KEY", "HEADRACE_URL", "HEADRACE_BENCH_DSN"}
 
 
 def _section(document: str, title: str) -> str:
@@ -63,7 +65,7 @@ def _code(text: str) -> Iterator[str]:
 def _shown(default: object) -> str:
     """A default as an operator would write it."""
     match default:
-        case None:
+        case None | ():
             return "unset"
         case bool():
             return f"`{str(default).lower()}`"
@@ -86,7 +88,7 @@ def test_the_settings_table_has_every_setting_with_its_default() -> None:
 def test_a_variable_that_is_named_is_a_setting(path: Path) -> None:
     """A variable that the service does not read is ignored in silence, so nobody would notice the mistake."""
     known = {f"HEADRACE_{name.upper()}" for name in Settings.model_fields} | _NOT_SETTINGS
-    assert set(re.findall(r"HEADRACE_[A-Z_]*[A-Z]", path.read_text("utf-8"))) <= known
+    assert set(re.findall(r"HEADRACE_[A-Z0-9_]*[A-Z0-9]", path.read_text("utf-8"))) <= known
 
 
 # -------------------------------------------------------------------- answers
@@ -97,12 +99,20 @@ _ERRORS: list[Exception] = [
     Refused(keys_not_kept()),
     Refused(crowded()),
     Refused(watched_by_many()),
+    Refused(api_keys_unknown()),
+    Refused(anonymous_refused()),
+    Refused(token_invalid("")),
+    Refused(claims_invalid("")),
     KeyReused(),
     Refused(body_late(1)),
     Refused(body_too_large(1)),
     Refused(codings_refused("")),
     TooLarge("rows", 1),
     QueueFull(1),
+    RateExceeded(1),
+    Refused(anonymous_refused()),
+    Refused(right_missing("", "", "", "")),
+    ShareFull(1),
     SinkAway(1, OSError()),
     Unavailable(),
     CatalogMissing(),

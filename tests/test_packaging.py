@@ -1,4 +1,4 @@
-"""What is installed and shipped: pinned requirements, the wheel, the files of the container."""
+"""What is installed and shipped: pinned requirements, the wheel."""
 
 from __future__ import annotations
 
@@ -14,9 +14,6 @@ from typing import Any
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-
-from service.embedded import DEMO_TABLE_SQL
-from service.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
@@ -67,6 +64,7 @@ def test_no_requirement_says_where_it_comes_from(path: Path) -> None:
         ("dev.txt", PROJECT["project"]["optional-dependencies"]["embedded"]),
         ("dev.txt", PROJECT["dependency-groups"]["dev"]),
         ("dev.txt", PROJECT["build-system"]["requires"]),
+        ("build.txt", PROJECT["build-system"]["requires"]),
     ],
 )
 def test_every_dependency_is_pinned_to_a_version_that_it_allows(name: str, dependencies: list[str]) -> None:
@@ -80,7 +78,7 @@ def test_every_dependency_is_pinned_to_a_version_that_it_allows(name: str, depen
 
 def test_the_tests_run_on_the_versions_that_the_service_ships_with() -> None:
     """What passes on other versions proves nothing about the image."""
-    service, dev = _pins("service.txt"), _pins("dev.txt")
+    service, dev = _pins("service.txt") | _pins("build.txt"), _pins("dev.txt")
     assert {name: dev.get(name) for name in service} == service
 
 
@@ -118,30 +116,3 @@ def test_the_wheel_has_every_module_and_what_they_read(tmp_path: Path) -> None:
     assert {"sql/catalog.sql", "service/static/docs.html"} <= sources
     assert {name for name in names if ".dist-info/" not in name} == sources
     assert f"headrace-{PROJECT['project']['version']}.dist-info/licenses/LICENSE" in names
-
-
-# -------------------------------------------------------------------- containers
-
-
-def test_the_image_is_built_from_every_package() -> None:
-    """A package that was added to the wheel but not to the image is noticed at its start only."""
-    dockerfile = (ROOT / "Dockerfile").read_text("utf-8")
-    admitted = (ROOT / ".dockerignore").read_text("utf-8").splitlines()
-    assert "*" in admitted
-    for package in PACKAGES:
-        assert f"COPY {package} {package}\n" in dockerfile
-        assert f"!{package}" in admitted
-
-
-@pytest.mark.parametrize("name", ["Dockerfile", "docker-compose.yml"])
-def test_the_containers_set_only_variables_that_exist(name: str) -> None:
-    """The service ignores a variable that it does not know, so a misspelt one would do nothing."""
-    variables = set(re.findall(r"HEADRACE_[A-Z_]+", (ROOT / name).read_text("utf-8")))
-    assert variables
-    assert variables <= {f"HEADRACE_{field.upper()}" for field in Settings.model_fields}
-
-
-def test_compose_has_the_demo_table_of_the_service() -> None:
-    """The examples of the README must work with either."""
-    compose = (ROOT / "docker-compose.yml").read_text("utf-8")
-    assert " ".join(DEMO_TABLE_SQL.split()) in " ".join(compose.split())

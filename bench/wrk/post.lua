@@ -1,5 +1,6 @@
--- POSTs one body, to one path or evenly to several: wrk -s post.lua URL -- BODY-FILE CONTENT-TYPE PREFER PATHS-FILE
--- An empty PREFER sends no such header. Prints its result as a line of JSON.
+-- POSTs one body, to one path or evenly to several:
+-- wrk -s post.lua URL -- BODY-FILE CONTENT-TYPE PREFER PATHS-FILE AUTHORIZATION
+-- An empty PREFER or AUTHORIZATION sends no such header. Prints its result as a line of JSON.
 
 function init(args)
   wrk.method = "POST"
@@ -7,6 +8,9 @@ function init(args)
   wrk.headers["Content-Type"] = args[2]
   if args[3] ~= "" then
     wrk.headers["Prefer"] = args[3]
+  end
+  if args[5] ~= "" then
+    wrk.headers["Authorization"] = args[5]
   end
   local requests = {}
   for path in io.lines(args[4]) do

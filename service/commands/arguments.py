@@ -27,8 +27,11 @@ class Mistakes(Exception):
 
 def read_settings(**given: Any) -> Settings:
     """Settings from the environment and what the command line gave; None is: not given. Raises `Mistakes`."""
+    given = {name: value for name, value in given.items() if value is not None}
+    if "dsn" in given:
+        given["dsn_file"] = None  # what the environment says of it is overruled as well
     try:
-        return Settings(**{name: value for name, value in given.items() if value is not None})
+        return Settings(**given)
     except ValidationError as error:
         lines = [
             f"HEADRACE_{'_'.join(map(str, problem['loc'][:1])).upper()}: {problem['msg']}"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 
-from sql import Unavailable, one_line
+from sql import BadDsn, Unavailable, one_line, open_session
 
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]
@@ -27,14 +27,11 @@ class DatabaseError(Exception):
 async def connected(dsn: str, application_name: str) -> AsyncIterator[Connection]:
     """A connection. What goes wrong with it becomes a `DatabaseError`."""
     try:
-        connection = await asyncpg.connect(
-            dsn, timeout=_CONNECT_SECONDS, server_settings={"application_name": application_name}
-        )
-    except (asyncpg.exceptions.ClientConfigurationError, ValueError):
-        # The words of these may quote a part of the password.
-        raise DatabaseError("the DSN is not a connection URL that can be read") from None
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
-        raise DatabaseError(f"cannot reach the database: {one_line(error)}") from error
+        connection = await open_session(dsn, _CONNECT_SECONDS, application_name)
+    except BadDsn as error:
+        raise DatabaseError(str(error)) from None
+    except Unavailable as error:
+        raise DatabaseError(f"cannot reach the database: {error}") from error
     try:
         yield connection
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, Unavailable) as error:

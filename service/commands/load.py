@@ -296,7 +296,9 @@ class Loader:
             except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
                 return Verdict(Kind.LATER, f"no connection to {self._url}: {error}", _RECONNECT_SECONDS)
             except (httpx2.UnsupportedProtocol, httpx2.LocalProtocolError) as error:
-                return Verdict(Kind.REQUEST, str(error))  # it did not leave this process
+                # It did not leave this process. What is said of a header would quote its value, which may be a secret.
+                is_header = "header" in str(error)
+                return Verdict(Kind.REQUEST, "a header cannot be sent" if is_header else str(error))
             except httpx2.HTTPError as error:
                 return Verdict(Kind.UNKNOWN, f"no answer: {str(error) or type(error).__name__}")
             finally:

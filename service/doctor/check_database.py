@@ -7,16 +7,22 @@ from collections.abc import Iterator
 
 from service.doctor.findings import Finding, Group
 from service.settings import Settings
-from sql import COPY_DEFAULT_VERSION, SERVER_VERSION_MIN, Checkup, NotReached, Pooler, Room, Server, quote_identifier
+from sql import (
+    COPY_DEFAULT_VERSION,
+    REMEDY,
+    SERVER_VERSION_MIN,
+    Checkup,
+    Demand,
+    NotReached,
+    Pooler,
+    Room,
+    Server,
+    quote_identifier,
+    shortages,
+)
 
 _DATABASE = Group("Database")
 _CONNECTIONS = Group("Connections")
-
-_CONNECTIONS_BESIDE_SLOTS = 2
-"""The catalog's, and once a minute that of housekeeping."""
-
-_SPARE_CONNECTIONS = 5
-"""For an operator's psql, a backup, a migration."""
 
 _SKEW_SECONDS = 1.0
 
@@ -28,6 +34,7 @@ _FAR_SECONDS = 0.02
 
 _ADVICE = {
     "dsn": "write it as postgresql://user:password@host:5432/name; in the password, @ is %40, / is %2F, : is %3A",
+    "file": "correct the path or the rights of the file; those of a passfile must be 0600",
     "name": "correct the host in the DSN; in the password, @ is %40, / is %2F, : is %3A",
     "refused": "see that the server runs, and that its listen_addresses and port are those of the DSN; in a container,"
     " localhost is the container itself",
@@ -38,6 +45,7 @@ _ADVICE = {
     "28000": "correct the user in the DSN, or add a line for it to the server's pg_hba.conf and reload it",
     "3D000": "correct the database in the DSN, or create it",
     "42501": "grant connect on the database to the role",
+    "08P01": "see the log of the pooler, and that of the server; it may have no free connections",
     "53300": "raise max_connections of the server or the limit of the role, or close connections",
     "57P03": "wait until the server has started, and look into its log if it does not",
 }
@@ -78,7 +86,7 @@ def check_database(settings: Settings, found: Checkup) -> Iterator[Finding]:
             f"could not find out about {what}", "ask again; if it stays, the database is overloaded"
         )
     yield from _version(server)
-    yield from _pooler(server)
+    yield from _pooler(settings, server)
     yield from _read_only(server)
     yield from _durability(server)
     yield from _session(settings, server)
@@ -96,18 +104,17 @@ def _version(server: Server) -> Iterator[Finding]:
         )
 
 
-def _pooler(server: Server) -> Iterator[Finding]:
-    if server.pooler is Pooler.TRANSACTION:
-        yield _DATABASE.error(
-            "a pooler is in front that lends backends for single transactions: settings, prepared statements and LISTEN"
-            " do not last there, and writing fails now and then",
-            "have the DSN lead to PostgreSQL itself, or to a pooler in session mode; the service needs few connections",
-        )
-    elif server.pooler is Pooler.SESSION:
-        yield _DATABASE.ok(
-            "a pooler seems to be in front, in session mode, which works",
-            "leaving it out saves time: the service keeps its connections open anyway",
-        )
+def _pooler(settings: Settings, server: Server) -> Iterator[Finding]:
+    """What is said of one. The connection budget is not judged then: it knows the pooler's clients, not its servers."""
+    if server.pooler is Pooler.NONE:
+        return
+    slots = settings.flush_slots * settings.workers
+    pods = f", {slots * settings.pods} for {settings.pods} pods" if settings.pods > 1 else ""
+    mode = "transaction" if server.pooler is Pooler.TRANSACTION else "session"
+    yield _DATABASE.ok(
+        f"a pooler is in front, in {mode} mode; its pool should hold {slots} connections (slots * workers){pods}: with"
+        " fewer, batches wait for each other"
+    )
 
 
 def _read_only(server: Server) -> Iterator[Finding]:
@@ -226,33 +233,19 @@ def _seconds(server: Server, name: str) -> float:
 # -------------------------------------------------------------------- connections
 
 
-def check_connections(settings: Settings, room: Room, workers: int) -> Iterator[Finding]:
-    """Whether all workers can have their connections, and somebody else one beside them."""
-    need = workers * (settings.flush_slots + _CONNECTIONS_BESIDE_SLOTS)
-    many = "one worker needs" if workers == 1 else f"{workers} workers need"
-    needs = f"{many} {need} connections ({settings.flush_slots} flush slots and {_CONNECTIONS_BESIDE_SLOTS} more each)"
-    more = max(0, need - room.ours)
-    limits = [
-        ("max_connections", "the server has room for", room.connections_max, room.connections),
-        ("the limit of the role", "the role may have", room.role_max, room.role),
-        ("the limit of the database", "the database may have", room.database_max, room.database),
-    ]
-    fits = True
-    for name, has, limit, used in limits:
-        if limit is None:
-            continue
-        left = limit - used - more
-        if left < 0:
-            fits = False
-            yield _CONNECTIONS.error(
-                f"{needs}, but {has} {limit}, of which {used} are in use",
-                f"raise {name}, close other connections, start fewer workers, or lower HEADRACE_FLUSH_SLOTS",
-            )
-        elif name == "max_connections" and left < _SPARE_CONNECTIONS:
-            fits = False
-            yield _CONNECTIONS.warning(
-                f"{needs}; {has} {limit}, of which {used} are in use: {left} are left for everybody else",
-                f"raise {name}, or start fewer workers",
-            )
-    if fits:
-        yield _CONNECTIONS.ok(f"{needs}; the server has room for {room.connections_max}, {room.connections} are in use")
+def check_connections(demand: Demand, room: Room) -> Iterator[Finding]:
+    """Whether there may be as many connections as all workers of all pods need: the rule by which the service starts.
+    Then, whether others leave so many at the moment.
+    """
+    found = shortages(demand, room)
+    for shortage in found:
+        yield _CONNECTIONS.error(shortage, REMEDY)
+    others = room.connections - room.ours
+    left = room.connections_max - others
+    if not found and demand.connections > left:
+        yield _CONNECTIONS.warning(
+            f"{demand}, but others have {others} of the {room.connections_max} that there may be: {left} are left",
+            "close other connections, or raise max_connections",
+        )
+    elif not found:
+        yield _CONNECTIONS.ok(f"{demand}; there may be {room.connections_max}, and others have {others}")

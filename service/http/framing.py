@@ -39,6 +39,8 @@ class Framing:
         self.url = b""
         self.headers: list[tuple[bytes, bytes]] = []
         """Names in lower case, and values."""
+        self.is_local = False
+        """Whether the connection came in at an address that only this machine reaches."""
         self._heads = heads
         self._pieces: list[bytes] = []
         self._has_head = False
@@ -138,7 +140,9 @@ class Framing:
         if b" HTTP/1." not in line:
             raise Refused(MALFORMED_HTTP)  # the parser knows RTSP too
         method, version = self.parser.get_method(), self.parser.get_http_version()
-        self.head = self._heads.read(method, self.url, version, self.headers, keep_alive=self._keep_alive)
+        self.head = self._heads.read(
+            method, self.url, version, self.headers, keep_alive=self._keep_alive, is_local=self.is_local
+        )
         self._left = self.head.body_size or 0
         self._tail = b""
 

@@ -9,16 +9,20 @@ from __future__ import annotations
 import re
 import urllib.parse
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import httptools
 
+from service.auth.caller import REMOTE, Caller, caller_of
 from service.dialect.marks import NO_MARKS, Marks, marks_of
 from service.http.connections import ConnectionLimits
 from service.http.paths import TablePaths
-from service.ingest import Ingest, Request, request_of
+from service.ingest import Request, request_of
 from service.plan import Plan
 from service.problems import MALFORMED_HTTP, Refused, head_too_large, url_too_long
+
+if TYPE_CHECKING:
+    from service.auth.producers import Producer
 
 Headers: TypeAlias = Sequence[tuple[bytes, bytes]]
 """Names in lower case, values as they came."""
@@ -36,6 +40,7 @@ class Head:
 
     __slots__ = (
         "body_size",
+        "caller",
         "expects",
         "forwarded_for",
         "keep_alive",
@@ -55,6 +60,7 @@ class Head:
         self.keep_alive = True
         self.request: Request | None = None
         self.marks: Marks = NO_MARKS
+        self.caller: Caller = REMOTE
         self.body_size: int | None = 0
         self.expects = False
         self.forwarded_for = b""
@@ -89,16 +95,17 @@ def _length_of(value: bytes) -> int:
 
 
 class Known:
-    """A head that has been seen, with what was planned for it by catalog `version`. Nearly all are plain: all that is
-    asked for is to store the rows.
+    """A head that has been seen, with what was planned for it by catalog `version`, for whom. Nearly all are plain: all
+    that is asked for is to store the rows.
     """
 
-    __slots__ = ("body_size", "head", "is_plain", "plan", "request", "version")
+    __slots__ = ("account", "body_size", "head", "is_plain", "plan", "request", "version")
 
-    def __init__(self, head: Head, request: Request, plan: Plan, *, is_plain: bool) -> None:
+    def __init__(self, head: Head, request: Request, plan: Plan, account: Producer | None, *, is_plain: bool) -> None:
         self.head = head
         self.request = request
         self.plan = plan
+        self.account = account
         self.is_plain = is_plain
         self.version = plan.version
         self.body_size = head.body_size
@@ -119,25 +126,33 @@ class Heads:
         self._traces = traces
         self._paths = TablePaths(prefix)
         self._limits = limits
-        self.known: dict[bytes, Known] = {}
+        self._local: dict[bytes, Known] = {}
+        self._remote: dict[bytes, Known] = {}
 
-    def remember(self, source: bytes, head: Head, ingest: Ingest) -> Plan | None:
-        """Plan for a head, and remember it by its bytes from the first to the empty line, if another like it may come.
-
-        None if there is no plan: whoever takes the body finds out why. The body has come in one piece with the head.
+    def known(self, *, is_local: bool) -> dict[bytes, Known]:
+        """Heads that have been seen on connections that came in at an address of this machine alone, or on others: who
+        shows no credential may be let in there but not here.
         """
-        if head.request is None:
-            return None
-        try:
-            plan = ingest.plan(head.request)
-        except Exception:  # noqa: BLE001 - see above
-            return None
+        return self._local if is_local else self._remote
+
+    def forget(self) -> None:
+        """Have everybody prove again who he is."""
+        self._local.clear()
+        self._remote.clear()
+
+    def remember(self, source: bytes, head: Head, plan: Plan | None, account: Producer | None) -> None:
+        """Remember a head by its bytes from the first to the empty line, if another like it may come, with the plan for
+        it, if it came to one, and who was let in. The body has come in one piece with the head.
+        """
+        if head.request is None or plan is None:
+            return
         usual = head.keep_alive and not head.expects and head.body_size is not None and head.marks is NO_MARKS
         if usual and source.startswith(b"POST ") and len(source) <= self._REMEMBERED_BYTES_MAX:
-            if len(self.known) >= self._REMEMBERED_MAX:
-                self.known.clear()
-            self.known[source] = Known(head, head.request, plan, is_plain=plan.is_plain and not self._traces)
-        return plan
+            known = self.known(is_local=head.caller.is_local)
+            if len(known) >= self._REMEMBERED_MAX:
+                known.clear()
+            is_plain = plan.is_plain and not self._traces
+            known[source] = Known(head, head.request, plan, account, is_plain=is_plain)
 
     def check_size(self, size: int, url: bytes, headers: int) -> None:
         """Refuse a head that grows over its limits, complete or not, or the trailers of a body. Raises `Refused`."""
@@ -148,8 +163,10 @@ class Heads:
         if headers > self._limits.headers_max:
             raise Refused(head_too_large(f"{self._limits.headers_max} headers"))
 
-    def read(self, method: bytes, url: bytes, version: str, headers: Headers, *, keep_alive: bool) -> Head:
-        """A complete head. Raises `Refused`."""
+    def read(  # noqa: PLR0913 - the parts of a head
+        self, method: bytes, url: bytes, version: str, headers: Headers, *, keep_alive: bool, is_local: bool
+    ) -> Head:
+        """A complete head. `is_local` says whether it came in at an address of this machine alone. Raises `Refused`."""
         if version not in ("1.1", "1.0") or method == b"CONNECT":
             raise Refused(MALFORMED_HTTP)
         try:
@@ -163,4 +180,5 @@ class Heads:
         if table is not None:
             head.request = request_of(table, head.query, headers)
             head.marks = marks_of(headers)
+            head.caller = caller_of(headers, is_local=is_local)
         return head

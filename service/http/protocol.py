@@ -15,22 +15,22 @@ from typing import TYPE_CHECKING, Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from service.auth.caller import is_loopback
 from service.bodies.body import SWALLOWED_BYTES_MAX
 from service.dialect.annotation import named
 from service.dialect.marks import marks_of
+from service.http.connections import Room
 from service.http.cors import cross_origin, has_origin
 from service.http.cycle import CycleFlow, CycleTransport
 from service.http.framing import BLANK_LINE, PIECE_BYTES_MAX, Framing
 from service.http.heads import Known
 from service.http.wire import CONTINUE
 from service.lifespan import STATE, Service
-from service.observing.access import LEFT, REFUSED, End, client_of, visit_in, visit_of
+from service.observing.access import LEFT, REFUSED, ConnectionLog
 from service.posting import Posting
 from service.problems import Answer, Problem, Refused, crowded, head_late
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from uvicorn.config import Config
     from uvicorn.protocols.http.flow_control import FlowControl
     from uvicorn.server import ServerState
@@ -60,6 +60,9 @@ other time."""
 _TAKES_MAX = 256
 """Pieces of what has been received that are looked at in one turn of the event loop: requests in a packet that can be
 refused at once, blank lines in a chunked body. More would take up to 0.2 s, in which nobody else is answered."""
+
+_ALIVE = "/livez"
+"""Is answered however many connections there are: who is told by it to start the service anew would make it worse."""
 
 _NONE: dict[bytes, Known] = {}
 
@@ -95,10 +98,12 @@ class Protocol(HttpToolsProtocol):
         self._counts = service.counts
         self._heads = service.heads
         self._framing = Framing(service.heads)
-        self._known = _NONE if config.limit_concurrency else service.heads.known
+        self._known = _NONE
         self._wire = service.wire
         self._access = service.access
+        self._lines: ConnectionLog | None = None
         self.access_log = False  # uvicorn's
+        self._is_surplus = False  # whether there are too many connections already
         self._is_fast = service.settings.fast_lane
         self._body_seconds_max = service.settings.body_seconds_max
         self._at = _HEAD
@@ -123,7 +128,17 @@ class Protocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client has connected."""
         super().connection_made(transport)  # type: ignore[arg-type] # uvicorn narrows it
-        self._connections.add(self)
+        if self._access is not None:
+            self._lines = ConnectionLog(self._access, self._postings.clock, self.app, self.root_path, self.client)
+        host, port = self.server or (None, None)
+        self._framing.is_local = is_local = is_loopback(None if port is None else host)
+        match self._connections.add(self, port):
+            case Room.FREE if not self.limit_concurrency:
+                self._known = self._heads.known(is_local=is_local)
+            case Room.FULL:
+                self._is_surplus = self._last = True
+            case Room.NONE:
+                self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""
@@ -151,8 +166,9 @@ class Protocol(HttpToolsProtocol):
                 self._head = known.head
                 if known.is_plain:
                     posting = Posting(self._postings, known.request, self.respond, known.plan)
+                    posting.account = known.account
                 else:
-                    posting = self._postings.open(known.request, self.respond, known.plan)
+                    posting = self._postings.open_again(known.request, self.respond, known.plan, known.account)
                 self._posting = posting
                 posting.apart = self._spoilt > 0
                 posting.whole(data[end:])
@@ -271,10 +287,8 @@ class Protocol(HttpToolsProtocol):
         """The head is complete."""
         self._head = head
         self._move_to(_BODY)
-        if self._is_crowded():
-            # Uvicorn would refuse it in plain text.
-            self.logger.warning("too many connections or requests at once: refused one from %s", self.client)
-            problem = crowded()
+        if self._is_crowded(head):
+            problem = crowded()  # uvicorn would say so in plain text
             self._counts.refused(problem.status, problem.fault.code)
             self.respond(replace(self._as_asked(problem.answer), close=True))
             return
@@ -299,10 +313,10 @@ class Protocol(HttpToolsProtocol):
             if self._posting is not None:
                 self._posting.finish()
         elif head is not None and head.request is not None:
-            plan = self._heads.remember(source, head, self._ingest)
-            self._posting = posting = self._postings.open(head.request, self.respond, plan, head.marks)
+            self._posting = posting = self._postings.open(head.request, self.respond, head.marks, head.caller)
             posting.apart = self._spoilt > 0
             posting.whole(b"".join(self._framing.pieces()), chunked=head.body_size is None)
+            self._heads.remember(source, head, posting.plan, posting.account)
 
     def _take_pieces(self) -> None:
         """Pass on what is here of a body that is not here as a whole."""
@@ -313,7 +327,7 @@ class Protocol(HttpToolsProtocol):
                 self.on_body(piece)
             return
         if posting is None and head is not None and head.request is not None:
-            self._posting = posting = self._postings.open(head.request, self.respond, None, head.marks)
+            self._posting = posting = self._postings.open(head.request, self.respond, head.marks, head.caller)
             posting.apart = self._spoilt > 0
             posting.begin(declared=head.body_size, expects=head.expects)
             if head.expects and not posting.answered:
@@ -323,10 +337,15 @@ class Protocol(HttpToolsProtocol):
 
     # ---------------------------------------------------------------- uvicorn's requests
 
-    def _is_crowded(self) -> bool:
-        """Whether to refuse the request, by uvicorn's limit on connections and tasks."""
+    def _is_crowded(self, head: Head) -> bool:
+        """Whether to refuse the request, by our limit on connections, or by uvicorn's on connections and tasks."""
+        if self._is_surplus:
+            return head.path != _ALIVE
         limit = self.limit_concurrency
-        return limit is not None and (len(self.connections) >= limit or len(self.tasks) >= limit)
+        if limit is None or (len(self.connections) < limit and len(self.tasks) < limit):
+            return False
+        self.logger.warning("too many connections or requests at once: refused one from %s", self.client)
+        return True
 
     def _hand_over(self, head: Head) -> None:
         """Let uvicorn, and so FastAPI, deal with the request."""
@@ -375,35 +394,24 @@ class Protocol(HttpToolsProtocol):
         state = self.server_state
         self.transport.write(self._wire.bytes_of(answer, state.default_headers, close))
         state.total_requests += 1
-        if self._access is not None:
-            self._log(answer.status, answer.headers)
+        if self._lines is not None:
+            self._lines.answered(head, posting, answer.status, answer.headers)
         if close:
             self._end()
         else:
             self._next()
 
-    def _log(self, status: int, headers: Iterable[tuple[str, str]] = ()) -> None:
-        """Write a line about the request at hand."""
-        access, head, posting = self._access, self._head, self._posting
-        if access is None or head is None or not access.wants(status):
-            return
-        began = 0.0 if posting is None else posting.began
-        end = End(status, headers, self._postings.clock() - began if began else 0.0)
-        access.write(visit_of(head, client_of(self.app, self.client, head.forwarded_for), self.root_path), end, posting)
-
     def _log_refusal(self, problem: Problem) -> None:
         """Write a line about a request that ends the connection."""
-        access, framing = self._access, self._framing
-        if access is None or self._answered_early:
+        if self._lines is None or self._answered_early:
             return
         if self._handed_over:
             cast("dict[str, Any]", self.scope)[REFUSED] = problem
-        elif framing.head is not None:
-            self._log(problem.status, problem.answer.headers)
+        elif self._framing.head is None or self._head is None:
+            self._lines.refused(problem, self._framing)
+        else:
+            self._lines.answered(self._head, self._posting, problem.status, problem.answer.headers)
             self._head = None  # one line is enough
-        elif access.wants(problem.status):
-            visit = visit_in(framing, client_of(self.app, self.client, b""), self.root_path)
-            access.write(visit, End(problem.status, problem.answer.headers))
 
     def _next(self) -> None:
         """The request at hand is answered: wait for the next, or take it if it is here."""
@@ -464,15 +472,15 @@ class Protocol(HttpToolsProtocol):
             self.flow.resume_reading()
             self.transport.write_eof()
         else:
-            self.transport.close()
+            self.transport.close()  # over TLS, uvloop lingers by itself
 
     def _abandon(self) -> None:
         """Nobody waits for an answer to the request at hand any more."""
         posting = self._posting
         if posting is None:
             return
-        if self._access is not None and not posting.answered:
-            self._log(LEFT)
+        if self._lines is not None and self._head is not None and not posting.answered:
+            self._lines.answered(self._head, posting, LEFT)
         self._posting = None
         posting.abandon()
 

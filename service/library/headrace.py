@@ -52,7 +52,9 @@ class Headrace:
     def __init__(
         self, dsn: str | None = None, *, embedded: bool = False, gc_threshold: int = _GC_THRESHOLD, **settings: Any
     ) -> None:
-        self._settings = Settings(**settings) if dsn is None else Settings(dsn=dsn, **settings)
+        chosen = Settings(**settings) if dsn is None else Settings(dsn=dsn, dsn_file=None, **settings)
+        # Nobody connects to it: who may call `insert` is the program's business, whatever the environment says.
+        self._settings = chosen.model_copy(update={"anonymous_writes": "allow"})
         self._embedded = embedded
         self._gc_threshold = gc_threshold
         self._calls: dict[Parameters, Call] = {}
@@ -76,7 +78,8 @@ class Headrace:
     async def __aenter__(self) -> Self:
         """Start it. A database that cannot be reached is no reason not to: inserts raise `Unavailable` until it can be.
 
-        Raises ValueError if there is no DSN, RuntimeError if it runs already.
+        Raises ValueError if there is no DSN, RuntimeError if it runs already, `StartRefused` if PostgreSQL does not
+        allow as many connections as it needs.
         """
         if self._settings.dsn is None and not self._embedded:
             raise ValueError("Headrace needs a database: give it a DSN, or set HEADRACE_DSN")

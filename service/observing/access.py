@@ -124,6 +124,35 @@ def _shown(query: str) -> str:
 # -------------------------------------------------------------------- requests of the fast lane
 
 
+class ConnectionLog:
+    """The lines of one connection from `peer`. `app` is uvicorn's, `clock` what the postings' times are measured on."""
+
+    def __init__(
+        self, log: AccessLog, clock: Callable[[], float], app: object, root_path: str, peer: tuple[str, int] | None
+    ) -> None:
+        self._log = log
+        self._clock = clock
+        self._app = app
+        self._root_path = root_path
+        self._peer = peer
+
+    def answered(
+        self, head: Head, posting: Posting | None, status: int, headers: Iterable[tuple[str, str]] = ()
+    ) -> None:
+        """A request has its answer; or, with `LEFT`, its client has gone."""
+        if self._log.wants(status):
+            began = 0.0 if posting is None else posting.began
+            end = End(status, headers, self._clock() - began if began else 0.0)
+            client = client_of(self._app, self._peer, head.forwarded_for)
+            self._log.write(visit_of(head, client, self._root_path), end, posting)
+
+    def refused(self, problem: Problem, framing: Framing) -> None:
+        """The connection is ended because of a request whose head is not complete, or not believed."""
+        if self._log.wants(problem.status):
+            visit = visit_in(framing, client_of(self._app, self._peer, b""), self._root_path)
+            self._log.write(visit, End(problem.status, problem.answer.headers))
+
+
 def visit_of(head: Head, client: str, root_path: str) -> Visit:
     """A request whose head was read."""
     return Visit(

@@ -25,10 +25,11 @@ class Traced(Protocol):
 
 
 def names_of(posting: Posting) -> dict[str, object]:
-    """By what a request is found again: its table, its id, its trace; whatever of these there is."""
-    span = posting.span
+    """By what a request is found again: its table, who sent it, its id, its trace; whatever of these there is."""
+    span, producer = posting.span, posting.account
     names = {
         "table": posting.table_name,
+        "producer": "" if producer is None else producer.name,
         "request_id": posting.marks.name,
         "trace_id": "" if span is None else span.trace_id,
     }

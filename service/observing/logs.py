@@ -51,6 +51,16 @@ def dict_config(log_format: Format = "json", level: str = "info") -> dict[str, A
     }
 
 
+def for_gunicorn(log_format: Format, level: str) -> dict[str, Any]:
+    """The same for gunicorn, whose own lines go the same way: its loggers have handlers of their own otherwise."""
+    config = dict_config(log_format, level)
+    own = {"level": level.upper(), "handlers": [], "propagate": True}
+    config["loggers"] |= {"gunicorn.error": own, "gunicorn.access": own}
+    if level != "debug":
+        config["loggers"]["uvicorn.error"] = {"level": "WARNING"}
+    return config
+
+
 def formatter(log_format: Format) -> logging.Formatter:
     """Makes the lines. Colours are for terminals, and not where there is NO_COLOR (https://no-color.org)."""
     colours = sys.stderr.isatty() and not os.environ.get("NO_COLOR")

@@ -63,6 +63,17 @@ class Workers:
             os.close(self._lock)
             self._lock = None
 
+    def forget(self) -> None:
+        """After a fork: it is the other process that is present, and its lock would outlive it here."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    @staticmethod
+    def nobody_in(folder: Path) -> bool:
+        """Whether all who were in this folder have gone."""
+        return all(_is_free(lock) for lock in folder.glob("*.lock") if lock.stem != _DEPARTED)
+
     def others(self) -> list[Numbers]:
         """The numbers of the others, and of those that have gone."""
         if self._folder is None:

@@ -236,8 +236,14 @@ _ANSWERS: dict[str, tuple[str, JsonObject]] = {
             "Headrace-Column",
         ),
     ),
-    "401": ("Unauthorized", _problem("The service's role may not write to the table.", "WWW-Authenticate")),
-    "403": ("Forbidden", _problem("The service's role may not do that.")),
+    "401": (
+        "Unauthorized",
+        _problem(
+            "A credential is missing or not valid, or the service's role may not write to the table.",
+            "WWW-Authenticate",
+        ),
+    ),
+    "403": ("Forbidden", _problem("The credential, or the service's role, may not do that.")),
     "404": ("NotFound", _problem("There is no such table any more.")),
     "405": ("MethodNotAllowed", _problem("The database is read-only.", "Allow")),
     "406": (
@@ -280,6 +286,18 @@ _ANSWERS: dict[str, tuple[str, JsonObject]] = {
 RESPONSES: JsonObject = dict(_ANSWERS.values())
 SHARED_RESPONSES: JsonObject = {status: ref("responses", name) for status, (name, _) in _ANSWERS.items()}
 
+SECURITY_SCHEMES: JsonObject = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "An API key, or a JSON Web Token."},
+    "apikey": {
+        "type": "apiKey",
+        "in": "header",
+        "name": "apikey",
+        "description": "The same. `Authorization` goes first.",
+    },
+}
+SECURITY: list[JsonObject] = [{"bearer": []}, {"apikey": []}, {}]
+"""Any of these will do, the last one (nothing) where writing without a credential is allowed."""
+
 # -------------------------------------------------------------------- the service itself
 
 SERVICE = "service"
@@ -298,7 +316,8 @@ _READINESS = {
 
 
 def _get(operation: str, summary: str, responses: JsonObject) -> JsonObject:
-    return {"get": {"operationId": operation, "tags": [SERVICE], "summary": summary, "responses": responses}}
+    get = {"operationId": operation, "tags": [SERVICE], "summary": summary, "security": [], "responses": responses}
+    return {"get": get}
 
 
 def _answer(description: str, media_type: str, schema: JsonObject) -> JsonObject:

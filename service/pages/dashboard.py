@@ -13,6 +13,7 @@ import msgspec
 from fastapi import FastAPI
 from fastapi import Request as HttpRequest
 from fastapi.responses import Response, StreamingResponse
+from fastapi.routing import APIRoute
 from fastapi.sse import format_sse_event
 
 from service.lifespan import STATE, Service
@@ -53,8 +54,8 @@ class Dashboard:
         self._page = Page("dashboard.html", _FILES)
         self._watchers = 0
 
-    def add_to(self, app: FastAPI) -> None:
-        """Serve them with this app."""
+    def add_to(self, app: FastAPI, route: type[APIRoute] = APIRoute) -> None:
+        """Serve them with this app, by routes of that kind."""
         for path, endpoint in (
             ("/dashboard", self.page),
             ("/dashboard/events", self.events),
@@ -62,7 +63,7 @@ class Dashboard:
             ("/dashboard/tables", self.tables),
             ("/dashboard/{name}", self.file),
         ):
-            app.add_api_route(path, endpoint, methods=["GET", "HEAD"])
+            app.router.add_api_route(path, endpoint, methods=["GET", "HEAD"], route_class_override=route)
 
     @property
     def private_endpoints(self) -> tuple[Callable[..., object], ...]:

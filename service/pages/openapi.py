@@ -28,6 +28,8 @@ from service.pages.components import (
     PARAMETERS,
     RESPONSES,
     SCHEMAS,
+    SECURITY,
+    SECURITY_SCHEMES,
     SERVICE,
     SERVICE_PATHS,
     SHARED_PARAMETERS,
@@ -92,12 +94,14 @@ def document(catalog: Catalog, *, prefix: str, version: str) -> bytes:
         "openapi": "3.1.0",
         "info": {"title": "Headrace", "version": version, "summary": SUMMARY, "description": DESCRIPTION},
         "tags": tags,
+        "security": SECURITY,
         "paths": {**paths, **SERVICE_PATHS},
         "components": {
             "schemas": {**schemas, **SCHEMAS},
             "parameters": PARAMETERS,
             "headers": HEADERS,
             "responses": {**stored, **RESPONSES},
+            "securitySchemes": SECURITY_SCHEMES,
         },
     })  # fmt: skip
 

@@ -29,7 +29,7 @@ export function makeForm() {
   element("try-table").addEventListener("change", showTable);
   element("try-example").addEventListener("click", showTable);
   element("try-reload").addEventListener("click", readTables);
-  element("try-body").addEventListener("input", showCommand);
+  for (const id of ["try-body", "try-key", "try-return"]) element(id).addEventListener("input", showCommand);
   element("try-copy").addEventListener("click", copyCommand);
   element("try-form").addEventListener("submit", (event) => {
     event.preventDefault();
@@ -113,9 +113,15 @@ function urlOf(table) {
 function headersOf(table) {
   return {
     "Content-Type": "application/json",
-    Prefer: "return=representation",
+    ...(element("try-return").checked ? { Prefer: "return=representation" } : {}),
     ...(table.profile ? { "Content-Profile": table.profile } : {}),
   };
+}
+
+/** What proves who sends it. It is in this field only: not in what is shown, and gone with the page. */
+function credential() {
+  const key = element("try-key").value.trim();
+  return key ? { Authorization: `Bearer ${key}` } : {};
 }
 
 function showCommand() {
@@ -124,6 +130,7 @@ function showCommand() {
   const parts = table && [
     `curl -i ${quoted(urlOf(table))}`,
     ...Object.entries(headersOf(table)).map((header) => `-H ${quoted(header.join(": "))}`),
+    ...Object.keys(credential()).map((name) => `-H "${name}: Bearer $HEADRACE_API_KEY"`),
     `--data-raw ${quoted(compact(element("try-body").value))}`,
   ];
   put(element("try-curl"), parts?.join(" \\\n  ") ?? "");
@@ -152,7 +159,7 @@ async function send() {
   try {
     const response = await fetch(urlOf(table), {
       method: "POST",
-      headers: headersOf(table),
+      headers: { ...headersOf(table), ...credential() },
       body: element("try-body").value,
       signal: AbortSignal.timeout(ANSWER_SECONDS_MAX * 1000),
     });

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from batching import (
+    Account,
     Batch,
     Closed,
     DeadlinePassed,
@@ -19,6 +21,7 @@ from batching import (
     Limits,
     Outcome,
     QueueFull,
+    ShareFull,
     Statistics,
     Submission,
     TooLarge,
@@ -80,6 +83,7 @@ class QueueLaws(RuleBasedStateMachine):
         self.on_trial: set[str] = set()
         self.soon_done: dict[str, bool] = {}
         self.clock = 0
+        self.accounts = {"one": Account(8, 60, lambda: 0.0), "other": Account(12, 100, lambda: 0.0)}
 
     def _pending(self) -> list[Submission]:
         flying = [s for batch in self.in_batches for s in batch.submissions]
@@ -90,8 +94,9 @@ class QueueLaws(RuleBasedStateMachine):
         rows=st.integers(1, 3) | st.integers(1, 25),  # mostly such that several fit into a batch
         size=st.integers(0, 15) | st.integers(0, 250),
         deadline=st.integers(0, 100),
+        producer=st.sampled_from(("one", "other", "")),
     )
-    def put(self, lane: str, rows: int, size: int, deadline: int) -> None:
+    def put(self, lane: str, rows: int, size: int, deadline: int, producer: str) -> None:
         number = len(self.numbers)
 
         def answer(outcome: object) -> None:
@@ -99,11 +104,16 @@ class QueueLaws(RuleBasedStateMachine):
             self.outcomes[number] = outcome
 
         submission = Told(b"x" * size, size, rows, deadline, answer)
+        submission.account = account = self.accounts.get(producer)
         pending = self._pending()
+        rows_max, bytes_max = (math.inf, math.inf) if account is None else (account.rows_max, account.bytes_max)
         try:
             self.queue.put(lane, submission)
         except TooLarge:
-            assert rows > LIMITS.pending_rows_max or size > LIMITS.pending_bytes_max
+            assert rows > min(rows_max, LIMITS.pending_rows_max) or size > min(bytes_max, LIMITS.pending_bytes_max)
+        except ShareFull:
+            own = [s for s in pending if s.account is account]
+            assert sum(s.rows for s in own) + rows > rows_max or sum(s.size for s in own) + size > bytes_max
         except QueueFull:
             assert (
                 sum(s.rows for s in pending) + rows > LIMITS.pending_rows_max
@@ -260,6 +270,9 @@ class QueueLaws(RuleBasedStateMachine):
         assert statistics.lanes == sum(1 for lane in self.waiting.values() if lane)
         assert statistics.waiting_submissions == len(waiting)
         assert statistics.waiting_rows == sum(s.rows for s in waiting)
+        for account in self.accounts.values():
+            own = [s for s in pending if s.account is account]
+            assert (account.pending_rows, account.pending_bytes) == (sum(s.rows for s in own), sum(s.size for s in own))
         assert statistics.waiting_bytes == sum(s.size for s in waiting)
         assert all(0 <= due <= rest for due, rest in zip(self.queue.due(), self.queue.waiting(), strict=True))
         assert statistics.pending_submissions == len(pending)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import httpx2
@@ -15,6 +17,7 @@ import httpx2
 from tests.faults.proxy import HOST
 
 HEADRACE = Path(sys.executable).parent / "headrace"
+GUNICORN = Path(sys.executable).parent / "gunicorn"
 _START_SECONDS = 30
 _STOP_SECONDS = 60
 
@@ -31,7 +34,13 @@ class Process:
             "HEADRACE_PORT": str(self.port),
             **{f"HEADRACE_{name.upper()}": str(value) for name, value in settings.items()},
         }
+        self.command: tuple[str, ...] = (str(HEADRACE), "serve")
         self._child: subprocess.Popen[bytes] | None = None
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether it does not run."""
+        return self._child is None or self._child.poll() is not None
 
     @property
     def pid(self) -> int:
@@ -48,7 +57,7 @@ class Process:
         """Start it and wait until it answers."""
         with self.log.open("ab") as log:
             self._child = subprocess.Popen(  # noqa: ASYNC220 - it takes a millisecond, and is waited for elsewhere
-                [HEADRACE, "serve"],
+                self.command,
                 cwd=self.log.parent,
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
@@ -106,8 +115,56 @@ class Process:
             return False
 
 
+class Master(Process):
+    """Gunicorn with several workers."""
+
+    def __init__(self, folder: Path, dsn: str, **settings: object) -> None:
+        super().__init__(folder, dsn, **settings)
+        self.command = (str(GUNICORN), "-c", "python:service.gunicorn", "service.app:app")
+        self._own: set[int] = set()
+
+    def workers(self) -> set[int]:
+        """Its children, by their process ids; those that it had when it was last looked at, if it is gone."""
+        if not self.is_stopped:
+            self._own = {pid for pid, parent in parents().items() if parent == self.pid}
+        return self._own
+
+    async def settled(self, count: int, without: Iterable[int] = ()) -> None:
+        """Wait until there are so many workers, and none of those."""
+        gone = set(without)
+        await self.until(lambda: len(self.workers()) == count and not self.workers() & gone)
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until it holds."""
+        async with asyncio.timeout(_STOP_SECONDS):
+            while not condition():  # noqa: ASYNC110 - processes send no event
+                await asyncio.sleep(0.02)
+
+    def close(self) -> None:
+        """End it for good, and its workers."""
+        workers = self.workers()
+        super().close()
+        for pid in workers & parents().keys():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
 def _free_port() -> int:
     with socket.socket() as end:
         end.bind((HOST, 0))
         port: int = end.getsockname()[1]
         return port
+
+
+def parents() -> dict[int, int]:
+    """The parent of each process; those that are dead and not buried yet are left out."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
+            except OSError:
+                continue
+            if state != "Z":
+                found[int(entry.name)] = int(parent)
+    return found

@@ -17,6 +17,7 @@ from urllib.parse import unquote
 import asyncpg
 
 from service.embedded import EmbeddedPostgres
+from tests.faults.process import parents
 
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]
@@ -56,7 +57,7 @@ class Postgres:
 
     def children(self) -> list[int]:
         """The other ones."""
-        return [pid for pid, parent in _parents().items() if parent == self.postmaster]
+        return [pid for pid, parent in parents().items() if parent == self.postmaster]
 
     # ---------------------------------------------------------------- as a whole
 
@@ -151,19 +152,5 @@ def _signal(pid: int, number: int) -> bool:
     return True
 
 
-def _parents() -> dict[int, int]:
-    """The parent of each process; those that are dead and not buried yet are left out."""
-    parents = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
-            except OSError:
-                continue
-            if state != "Z":
-                parents[int(entry.name)] = int(parent)
-    return parents
-
-
 def _gone(pids: list[int]) -> bool:
-    return not set(pids) & set(_parents())
+    return not set(pids) & set(parents())

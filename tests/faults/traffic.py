@@ -65,6 +65,7 @@ class Traffic:
     def __init__(self, port: int, history: History, mix: Mix, seed: int = 1) -> None:
         self.history = history
         self.mix = mix
+        self._port = port
         self._client = Client(port, mix.clients)
         self._random = random.Random(seed)
         self._name = uuid.uuid4().hex
@@ -102,18 +103,19 @@ class Traffic:
             texts[place] = self._random.choice(self.mix.spoilt).replace("KEY", str(keys[place]))
         key = f"{self._name}-{entry.number}" if kind == "keyed" else ""
         try:
-            status, code = await self._told(_request(table, kind, texts, key))
+            client = Client(self._port, 1) if kind == "fresh" else self._client
+            status, code = await self._told(_request(table, kind, texts, key), client)
             while key and status in _AGAIN and time.monotonic() < entry.deadline:
                 await asyncio.sleep(_PAUSE_SECONDS)
-                status, code = await self._told(_request(table, kind, texts, key))
+                status, code = await self._told(_request(table, kind, texts, key), client)
         except TimeoutError:
             return  # it stays without an outcome, which the checker will not like
         self.history.end(entry, status, code)
 
-    async def _told(self, request: bytes) -> tuple[int, str]:
+    async def _told(self, request: bytes, client: Client) -> tuple[int, str]:
         """Status and code of the answer; status 0 if the connection ended without one. Raises `TimeoutError`."""
         try:
-            answer, _ = await self._client.send(request, _PATIENCE_SECONDS)
+            answer, _ = await client.send(request, _PATIENCE_SECONDS)
         except TimeoutError:
             raise
         except OSError:
@@ -140,6 +142,8 @@ def _request(table: str, kind: str, texts: list[str], key: str) -> bytes:
     body = f"[{','.join(texts)}]".encode()
     if key:
         return post(path, body, f"application/json\r\nIdempotency-Key: {key}")
+    if kind == "fresh":  # on a connection of its own
+        return post(path, body, "application/json\r\nConnection: close")
     if kind == "returning":
         return post(path, body, "application/json\r\nPrefer: return=representation")
     return post(path, body, "application/json")

@@ -18,6 +18,9 @@ from uvicorn.server import ServerState
 
 from batching import Batch, Batcher, Outcome, Retry
 from service.app import create_app
+from service.auth.credentials import Credentials
+from service.auth.gate import Gate
+from service.auth.producers import Producers
 from service.dialect.keys import Keys
 from service.http.connections import Connections
 from service.http.heads import Heads
@@ -36,6 +39,7 @@ from service.postings import Postings
 from service.settings import Settings
 from sql import Catalog, CatalogWatch, Extra, Stored, Written
 from tests.harness import Reply, replies_in, unbalanced
+from tests.service.fake_proof import FakeProof
 from tests.sql.tables import column, table
 
 
@@ -123,8 +127,8 @@ class _Watch:
 class FakeTransport(asyncio.Transport):
     """Keeps what is written. As with uvloop, writing after the end is an error, and `close` is noticed a turn later."""
 
-    def __init__(self, protocol: Protocol) -> None:
-        super().__init__({"peername": ("127.0.0.1", 40000), "sockname": ("127.0.0.1", 8000)})
+    def __init__(self, protocol: Protocol, address: str, peer: str) -> None:
+        super().__init__({"peername": (peer, 40000), "sockname": (address, 8000)})
         self.protocol = protocol
         self.written = bytearray()
         self.ended = False
@@ -166,9 +170,9 @@ class FakeTransport(asyncio.Transport):
 class Client:
     """The other end of one connection."""
 
-    def __init__(self, server: InProcess) -> None:
+    def __init__(self, server: InProcess, address: str, peer: str) -> None:
         self.protocol = Protocol(server.config, server.state, {STATE: server.service})
-        self.transport = FakeTransport(self.protocol)
+        self.transport = FakeTransport(self.protocol, address, peer)
         self.protocol.connection_made(self.transport)
 
     @property
@@ -241,9 +245,9 @@ class InProcess:
         self.config.load()
         self.state = ServerState()
 
-    def connect(self) -> Client:
-        """A new connection."""
-        return Client(self)
+    def connect(self, address: str = "127.0.0.1", peer: str = "127.0.0.1") -> Client:
+        """A new connection to this address of ours, from that of a peer."""
+        return Client(self, address, peer)
 
 
 def catalog(*columns: str) -> Catalog:
@@ -258,10 +262,14 @@ def _app(settings: Settings) -> FastAPI:
 
 
 @asynccontextmanager
-async def in_process(*, config: dict[str, Any] | None = None, **settings: Any) -> AsyncIterator[InProcess]:
-    """Such a service with these settings; `config` is uvicorn's. What is logged as an error fails the test."""
+async def in_process(
+    *, config: dict[str, Any] | None = None, proof: FakeProof | None = None, **settings: Any
+) -> AsyncIterator[InProcess]:
+    """Such a service with these settings; `config` is uvicorn's, `proof` knows who may write. What is logged as an
+    error fails the test.
+    """
     chosen = Settings(dsn="postgresql://nowhere/", **settings)
-    sink, counts = Sink(), Counts()
+    sink, counts, proof = Sink(), Counts(), proof or FakeProof()
     ingest = Ingest(
         chosen.schemas,
         seconds_max=chosen.request_seconds_max,
@@ -275,7 +283,8 @@ async def in_process(*, config: dict[str, Any] | None = None, **settings: Any) -
     watch = cast("CatalogWatch", fake_watch)
     keys = None if chosen.at_least_once else Keys()
     slow = SlowLog(chosen.slow_request_seconds, chosen.slow_flush_seconds)
-    postings = Postings(ingest, batcher, watch, counts, chosen.body_limits, keys=keys, slow=slow)
+    gate = Gate(proof, Producers(chosen.limits), chosen.anonymous_writes, chosen.schemas[0])
+    postings = Postings(ingest, batcher, watch, counts, chosen.body_limits, gate=gate, keys=keys, slow=slow)
     connections = Connections(chosen.connection_limits)
     snapshots = Snapshots(chosen, counts, batcher, postings, connections, watch, Workers(None))
     service = Service(
@@ -284,6 +293,7 @@ async def in_process(*, config: dict[str, Any] | None = None, **settings: Any) -
         ingest,
         batcher,
         watch,
+        cast("Credentials", proof),
         counts,
         snapshots,
         Live(snapshots),

@@ -116,8 +116,7 @@ async def test_both_lanes_log_alike(
         caplog.clear()
         config = {"root_path": root_path, "access_log": True}
         async with in_process(config=config, fast_lane=lane, prefix=prefix, access_log=True) as server:
-            connection = server.connect()
-            connection.protocol.client = (client, 40000)
+            connection = server.connect(peer=client)
             for line in (path, path + b"?a=%20b&c&columns=a", path.replace(b"t", b"%74"), b"/rest/v1/%C3%BC%20%25?x"):
                 await connection.send(post(_BODY, b"X-Request-Id: r", line=_LINE % line))
             await connection.send(post(_BODY, line=b"POST %b HTTP/1.0" % path))
@@ -312,6 +311,7 @@ async def test_a_request_that_the_server_gives_up_has_a_line(caplog: pytest.LogC
             "query_string": b"",
             "headers": [],
             "http_version": "2",
+            "server": ("127.0.0.1", 8000),
             "state": {STATE: server.service},
         }
         body: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -391,8 +391,7 @@ async def test_the_client_is_whom_a_trusted_proxy_names(
 ) -> None:
     """Behind a proxy all requests come from its address; and nobody else may say who he is."""
     async with in_process(fast_lane=lane == "fast", access_log=True) as server:
-        connection = server.connect()
-        connection.protocol.client = (peer, 40000)
+        connection = server.connect(peer=peer)
         for _ in range(2):  # the second has a head that is known
             await connection.send(post(_BODY, *[b"X-Forwarded-For: " + value for value in forwarded]))
         await connection.answered(2)

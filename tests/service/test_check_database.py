@@ -10,7 +10,7 @@ from msgspec import structs
 from service.doctor.check_database import check_connections, check_database, check_no_dsn, check_reach
 from service.doctor.findings import Finding, Level
 from service.settings import Settings
-from sql import Checkup, NotReached, Pooler, Room, Server
+from sql import Checkup, Demand, NotReached, Pooler, Room, Server
 
 SERVER = Server(
     version=180_006,
@@ -27,7 +27,17 @@ SERVER = Server(
     round_trip_seconds=0.0002,
     pooler=Pooler.NONE,
 )
-ROOM = Room(connections_max=97, connections=10, ours=0, role_max=None, role=0, database_max=None, database=0)
+ROOM = Room(
+    max_connections=100,
+    superuser_reserved=3,
+    reserved=0,
+    connections=10,
+    ours=0,
+    role_max=None,
+    role=0,
+    database_max=None,
+    database=0,
+)
 
 
 def complaints(missed: tuple[str, ...] = (), **facts: Any) -> list[Finding]:
@@ -46,7 +56,6 @@ def test_a_good_server_is_fine() -> None:
 
 ERRORS = [
     ({"version": 120_020, "version_name": "12.20"}, "PostgreSQL 12.20 is too old"),
-    ({"pooler": Pooler.TRANSACTION}, "a pooler is in front that lends backends"),
     ({"in_recovery": True}, "the server is a standby"),
     ({"settings": {"default_transaction_read_only": "on"}}, "default_transaction_read_only is on"),
     ({"settings": {"synchronous_standby_names": "a"}}, "each commit waits for one"),
@@ -86,6 +95,7 @@ def test_what_is_wrong_with_a_server(facts: dict[str, Any], words: str, level: L
     [
         {"version": 160_000},
         {"pooler": Pooler.SESSION},
+        {"pooler": Pooler.TRANSACTION},
         {"settings": {"synchronous_standby_names": "a"}, "standbys": 1},
         {"settings": {"synchronous_standby_names": "a", "synchronous_commit": "local"}},
         {"settings": {"synchronous_commit": "remote_apply"}},
@@ -120,53 +130,45 @@ def test_what_could_not_be_found_out_is_told() -> None:
 # -------------------------------------------------------------------- connections
 
 
-def about_connections(workers: int, slots: int = 2, **facts: int | None) -> list[Finding]:
+def about_connections(demand: Demand, **facts: int | None) -> list[Finding]:
     """All that is said."""
-    return list(check_connections(Settings(flush_slots=slots), structs.replace(ROOM, **facts), workers))
+    return list(check_connections(demand, structs.replace(ROOM, **facts)))
 
 
 def test_enough_connections() -> None:
-    """Two more than flush slots for each worker."""
-    (found,) = about_connections(1)
+    """What is needed and what there is are both told, so that one sees how much room is left."""
+    (found,) = about_connections(Demand(slots=2))
     assert found.level is Level.OK
-    assert found.text.startswith(
-        "one worker needs 4 connections (2 flush slots and 2 more each); the server has room for"
-    )
-    (found,) = about_connections(16, slots=3)
-    assert found.level is Level.OK
-    assert found.text.startswith("16 workers need 80 connections")
+    assert found.text == ("1 pod * 1 worker * (2 flush slots + 2) = 4 connections; there may be 97, and others have 10")
 
 
 @pytest.mark.parametrize(
-    ("workers", "facts", "level"),
+    ("facts", "level"),
     [
-        (20, {"connections": 12}, Level.OK),
-        (20, {"connections": 13}, Level.WARNING),
-        (20, {"connections": 17}, Level.WARNING),
-        (20, {"connections": 18}, Level.ERROR),
-        (20, {"connections": 97, "ours": 80}, Level.WARNING),  # they run already
-        (20, {"connections": 97, "ours": 79}, Level.ERROR),
-        (1, {"role_max": 4}, Level.OK),
-        (1, {"role_max": 4, "role": 1}, Level.ERROR),
-        (1, {"role_max": 3}, Level.ERROR),
-        (1, {"database_max": 3}, Level.ERROR),
-        (1, {"database_max": 5, "database": 2}, Level.ERROR),
+        ({"connections": 17}, Level.OK),
+        ({"connections": 18}, Level.WARNING),
+        ({"connections": 97, "ours": 80}, Level.OK),  # they run already
+        ({"role_max": 80}, Level.OK),
+        ({"role_max": 79}, Level.ERROR),
+        ({"database_max": 79}, Level.ERROR),
+        ({"max_connections": 86}, Level.WARNING),  # the reserve is kept, but others have 10
+        ({"max_connections": 85}, Level.ERROR),
     ],
 )
-def test_too_few_connections(workers: int, facts: dict[str, int], level: Level) -> None:
+def test_too_few_connections(facts: dict[str, int], level: Level) -> None:
     """Some slots would never connect, and the service would be slow for no reason that anybody sees."""
-    (found,) = about_connections(workers, **facts)
+    (found,) = about_connections(Demand(slots=2, workers=4, pods=5), **facts)
     assert found.level is level
     assert (found.advice is None) is (level is Level.OK)
 
 
-def test_each_limit_is_named() -> None:
-    """They are raised in different ways."""
-    found = about_connections(30, role_max=10, database_max=20)
-    assert [(each.advice or "").split(",")[0] for each in found] == [
-        "raise max_connections", "raise the limit of the role", "raise the limit of the database",
-    ]  # fmt: skip
-    assert "30 workers need 120 connections" in found[0].text
+def test_what_a_pooler_needs_is_told() -> None:
+    """A pool that is too small looks like a slow database."""
+    server = structs.replace(SERVER, pooler=Pooler.TRANSACTION)
+    settings = Settings(flush_slots=3, workers=4, pods=2)
+    texts = [each.text for each in check_database(settings, Checkup(server, None, None, None, None, (), ()))]
+    (said,) = [text for text in texts if text.startswith("a pooler is in front, in transaction mode; its pool should")]
+    assert "should hold 12 connections (slots * workers), 24 for 2 pods: " in said
 
 
 # -------------------------------------------------------------------- not reached

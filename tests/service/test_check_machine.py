@@ -44,18 +44,26 @@ def test_a_roomy_machine_is_fine() -> None:
     ("files", "files_most", "said", "advised"),
     [
         (1024, 1_048_576, "only 1,024 files may be open", "ulimit -n 65536 in a shell, LimitNOFILE=65536"),
-        (1024, 2048, "those beyond 992 are closed", "ulimit -n 2048 in"),
+        (1024, 2048, "those beyond 768 are refused", "ulimit -n 2048 in"),
         (4095, 4095, "only 4,095 files", "started: LimitNOFILE=65536"),
-        (16, 16, "those beyond 0 are closed", "LimitNOFILE"),
+        (16, 16, "those beyond 12 are refused", "LimitNOFILE"),
     ],
 )
 def test_too_few_files(files: int, files_most: int, said: str, advised: str) -> None:
-    """Connections beyond the limit are closed in silence, which nobody would look for there."""
+    """Clients are refused long before the service has enough to do."""
     (found,) = complaints(files=files, files_most=files_most)
     assert found.level is Level.WARNING
     assert said in found.text
     assert advised in (found.advice or "")
     assert complaints(files=4096) == []
+
+
+def test_more_connections_than_files() -> None:
+    """Those beyond are closed in silence, which nobody would look for there."""
+    (found,) = complaints(files=5000, files_most=5000, settings=Settings(connections_max=4969))
+    assert "connections beyond 4,968 are closed without an answer" in found.text
+    assert complaints(files=5000, settings=Settings(connections_max=4968)) == []
+    assert complaints(files=1024, settings=Settings(connections_max=500)) == []
 
 
 def test_too_little_memory() -> None:

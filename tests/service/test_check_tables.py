@@ -125,7 +125,7 @@ def test_schemas_without_tables() -> None:
 # -------------------------------------------------------------------- schema headrace
 
 GOOD = OwnSchema(exists=True, may_create=True, lacking=(), denied=())
-QUIET = Contents(2, 2, 100.0, 0, 7, 3 * 1024 * 1024, 3600.0)
+QUIET = Contents(2, 2, 100.0, 0, 7, 3 * 1024 * 1024, 3600.0, 0, 0)
 
 
 def about_own(own: OwnSchema, contents: Contents | None = None, **settings: Any) -> list[Finding]:
@@ -152,6 +152,8 @@ def about_own(own: OwnSchema, contents: Contents | None = None, **settings: Any)
         ),
         ({"lacking": ["quarantine.intent", "idempotency_at"]}, Level.WARNING, "the service adds", "start the service"),
         ({"lacking": ["quarantine.intent"], "may_create": False}, Level.ERROR, "may not add it", "sql/schema.sql"),
+        ({"lacking": ["api_keys"], "may_create": False}, Level.WARNING, "no API keys", "headrace keys create"),
+        ({"lacking": ["api_keys", "ledger"], "may_create": False}, Level.ERROR, "may not add it", "sql/schema.sql"),
         ({"lacking": ["ledger.fence"]}, Level.ERROR, "another version of Headrace has made it", "drop schema headrace"),
     ],
 )

@@ -74,6 +74,21 @@ async def test_the_command_says_the_same(feed: FakeFeed, page: Window) -> None:
     assert await page.page.evaluate("navigator.clipboard.readText()") == await page.text("#try-curl")
 
 
+async def test_a_credential_is_sent_and_not_shown(feed: FakeFeed, page: Window) -> None:
+    """Where writing takes one, the form must work; what it shows is copied into chats and tickets."""
+    await page.page.locator("#try").scroll_into_view_if_needed()
+    await page.shows("#try-about", "Table, 6 columns, written by COPY.")
+    await page.page.fill("#try-key", " hr_secret ")
+    await page.page.uncheck("#try-return")
+    await page.page.click("#try-send")
+    await page.shows("#try-status", "201 Created")
+    (posted,) = feed.posted
+    assert posted.headers["authorization"] == "Bearer hr_secret"
+    assert "prefer" not in posted.headers, "to read rows back is another right"
+    assert "hr_secret" not in await page.page.content()
+    assert '"Authorization: Bearer $HEADRACE_API_KEY"' in await page.text("#try-curl")
+
+
 async def test_a_refused_row_shows_why(feed: FakeFeed, page: Window) -> None:
     """All four fields of the error, and the headers that name row and column."""
     body = {"code": "23502", "message": "null value", "details": "Failing row", "hint": None}

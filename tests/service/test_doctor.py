@@ -21,9 +21,9 @@ TEST_SERVER = {"fsync is off", "full_page_writes is off", "synchronous_commit is
 """What is odd about the PostgreSQL of the tests, which must be fast."""
 
 
-async def examined(dsn: str, workers: int = 1, **settings: Any) -> list[Finding]:
+async def examined(dsn: str, **settings: Any) -> list[Finding]:
     """All findings of a service with these settings on a port that is free, but for those about the tests' server."""
-    found = await doctor.findings_of(Settings(dsn=dsn, port=0, **settings), [], workers)
+    found = await doctor.findings_of(Settings(dsn=dsn, port=0, **settings), [])
     return [each for each in found if each.text.partition(":")[0] not in TEST_SERVER]
 
 
@@ -46,7 +46,7 @@ async def test_the_command(db: Connection, dsn: str) -> None:
     assert {each.text.partition(":")[0] for each in found if each.level is Level.WARNING} == {
         *TEST_SERVER, "HEADRACE_PROT is not a setting and has no effect",
     }  # fmt: skip
-    groups = ["Settings", "This machine", "Database", "Connections", "Tables", "Schema headrace"]
+    groups = ["Settings", "This machine", "Access", "Database", "Connections", "Tables", "Schema headrace"]
     assert list(dict.fromkeys(each.group for each in found)) == groups
 
 
@@ -109,7 +109,7 @@ async def test_a_running_service_is_fine(db: Connection, headrace: Running, dsn:
     await db.execute("create table t (a int)")
     assert (await headrace.post("t", {"a": 1}, prefer="bad-rows=quarantine")).status_code == 201
     settings = Settings(dsn=dsn, port=headrace.client.base_url.port or 0)
-    found = await doctor.findings_of(settings, [], workers=1)
+    found = await doctor.findings_of(settings, [])
     texts = [each.text for each in found]
     assert "flush slots that are connected: 2; others in the ledger: 0" in texts
     assert "complete, and the role may use it" in texts
@@ -141,12 +141,15 @@ async def test_too_few_connections(db: Connection, dsn: str) -> None:
     await db.execute("create table t (a int)")
     found = [each for each in bad(await examined(dsn, workers=50)) if each[0] == "Connections"]
     assert [each[1] for each in found] == [Level.ERROR]
-    assert found[0][2].startswith("50 workers need 200 connections (2 flush slots and 2 more each), but the server has")
+    assert found[0][2] == (
+        "1 pod * 50 workers * (2 flush slots + 2) = 200 connections, but max_connections 200"
+        " - superuser_reserved_connections 3 - reserved_connections 0 - HEADRACE_CONNECTIONS_RESERVE 3 = 194"
+    )
     async with role_in(db, dsn) as role:
         await db.execute(f"alter role {role.name} connection limit 3; grant insert on t to {role.name}")
         await db.execute(f"grant create on database {await db.fetchval('select current_database()')} to {role.name}")
         (limited,) = bad(await examined(role.dsn))
-        assert limited[2].endswith("but the role may have 3, of which 0 are in use")
+        assert limited[2].endswith("but the role may have 3 (alter role … connection limit)")
 
 
 async def test_a_read_only_database(db: Connection, dsn: str) -> None:

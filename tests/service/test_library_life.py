@@ -20,18 +20,48 @@ from fastapi import FastAPI
 
 import headrace as package
 from batching import Closed, DeadlinePassed, FlushCut, QueueFull, SinkAway
-from headrace import DuplicateKey, Headrace, HeadraceError, NotRunning, OutcomeUnknown, RowsRefused, Unavailable
+from headrace import (
+    DuplicateKey,
+    Headrace,
+    HeadraceError,
+    NotRunning,
+    OutcomeUnknown,
+    RowsRefused,
+    StartRefused,
+    Unavailable,
+)
 from service.embedded import EmbeddedPostgres
 from service.library.errors import exception_of
 from service.problems import problem_of
 from sql import Fault, KeyReused, Rejected, TableChanged
 from sql import OutcomeUnknown as Unknown
 from tests.harness import Connection, rows_of
+from tests.roles import role_in
 
 NOTES = "create table notes (id int generated always as identity, text text)"
 
 
 # -------------------------------------------------------------------- start and stop
+
+
+async def test_it_asks_nobody_who_he_is(dsn: str, db: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the environment says about who may write is for those who come by HTTP."""
+    await db.execute(NOTES)
+    monkeypatch.setenv("HEADRACE_HOST", "0.0.0.0")
+    for anonymous in ("auto", "refuse"):
+        monkeypatch.setenv("HEADRACE_ANONYMOUS_WRITES", anonymous)
+        async with Headrace(dsn) as headrace:
+            await headrace.insert("notes", {"text": anonymous})
+    assert await db.fetchval("select count(*) from notes") == 2
+
+
+async def test_more_connections_than_there_may_be(db: Connection, dsn: str) -> None:
+    """It says so when it starts, and not when the program is busy."""
+    async with role_in(db, dsn) as role:
+        await db.execute(f"alter role {role.name} connection limit 2")
+        with pytest.raises(StartRefused, match="but the role may have 2"):
+            async with Headrace(role.dsn):
+                pytest.fail("it has started")
 
 
 async def test_it_does_not_insert_before_its_start_nor_after_its_stop(dsn: str, db: Connection) -> None:

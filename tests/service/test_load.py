@@ -295,6 +295,30 @@ async def test_a_request_says_what_it_brings(tmp_path: Path) -> None:
     assert {"content-type: application/x-ndjson", "content-profile: other", "authorization: bearer x"} <= set(lines)
 
 
+async def test_the_key_may_be_a_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An option can be seen by all users of the machine."""
+    monkeypatch.setenv("HEADRACE_API_KEY", "hr_secret")
+    path = numbers(tmp_path / "rows.ndjson", 3)
+    async with FakeService().listening() as service:
+        status, out, err = await command(path, "--table", "t", "--url", service.url)
+    assert status == 0, err
+    assert "authorization: bearer hr_secret" in service.heads[0].splitlines()
+    assert "hr_secret" not in out + err
+
+
+@pytest.mark.parametrize("key", ["hr_secret\r\n", "hr_sec\x01ret", "hr_s\u00e9cret"])
+async def test_a_key_is_never_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    """Not even one with characters that cannot be sent; the end of a line is what files leave at it."""
+    monkeypatch.setenv("HEADRACE_API_KEY", key)
+    path = numbers(tmp_path / "rows.ndjson", 3)
+    async with FakeService().listening() as service:
+        status, out, err = await command(path, "--table", "t", "--url", service.url)
+        given = await command(path, "--table", "t", "--url", service.url, "--header", "apikey: hr_sec\x01ret")
+    assert (status == 0) == key.startswith("hr_secret")
+    for text in (out, err, *given[1:]):
+        assert "hr_s" not in text
+
+
 async def test_a_service_that_restarts_is_waited_for(tmp_path: Path) -> None:
     """Nothing was sent to a port where nobody listens, so it may be tried again."""
     with socket.create_server(("127.0.0.1", 0)) as probe:

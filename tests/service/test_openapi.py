@@ -218,6 +218,7 @@ async def test_every_reference_leads_somewhere(db: Connection) -> None:
         db, "create schema b; create table t (a int primary key); create table b.t (b int)", "public", "b"
     )
     targets = set(references(description))
+    targets |= {f"#/components/securitySchemes/{name}" for one in description["security"] for name in one}
     components = {f"#/components/{kind}/{name}" for kind, named in description["components"].items() for name in named}
     assert targets == components
 

@@ -205,7 +205,14 @@ def _posting() -> Posting:
     return cast(
         "Posting",
         SimpleNamespace(
-            flush=None, is_submitted=False, began=1.0, span=None, table_name="", marks=SimpleNamespace(name=""), rows=1
+            flush=None,
+            is_submitted=False,
+            began=1.0,
+            span=None,
+            account=None,
+            table_name="",
+            marks=SimpleNamespace(name=""),
+            rows=1,
         ),
     )
 

@@ -243,7 +243,7 @@ def test_the_age_of_what_is_shown_counts_from_the_last_glance(monkeypatch: pytes
 # -------------------------------------------------------------------- the command
 
 COMMAND = (
-    "import sys; from service.top import run;"
+    "import sys; from service.commands.top import run;"
     "sys.exit(run(sys.argv[1], once='--once' in sys.argv, as_json='--json' in sys.argv))"
 )
 

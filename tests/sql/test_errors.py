@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import asyncpg
 import pytest
 
-from sql import Fault, Rejected, SqlError, Target, Unavailable, Way
+from sql import Crowded, Fault, Rejected, SqlError, Target, Unavailable, Way
 from sql.catalog import load
 from sql.copy import copy
-from sql.errors import Meaning, fault_of, line_of, meaning_of, one_line
+from sql.errors import Meaning, fault_of, line_of, meaning_of, one_line, unavailable
 from tests.harness import Connection
 
 
@@ -390,3 +390,24 @@ async def test_lines_are_found_in_what_postgresql_really_says(db: Connection) ->
             await copy(db, target, [case.payload])
         assert (info.value.sqlstate, line_of(info.value, case.name)) == (case.state, case.found), what
         await db.execute(f"drop table {quoted}")
+
+
+@pytest.mark.parametrize(
+    ("state", "words", "is_crowded"),
+    [
+        ("53300", "sorry, too many clients already", True),
+        ("53300", 'Zu viele Verbindungen für Rolle "x"', True),
+        ("08P01", "no more connections allowed (max_client_conn)", True),
+        ("08P01", "server login failed: FATAL sorry, too many clients already", True),
+        ("08P01", 'server login failed: FATAL too many connections for role "x"', True),
+        ("08P01", "server login failed: FATAL password authentication failed", False),
+        ("28P01", "password authentication failed for user too many clients already", False),
+        ("57P03", "the database system is starting up", False),
+    ],
+)
+def test_no_room_for_another_connection(state: str, words: str, is_crowded: bool) -> None:  # noqa: FBT001 - a case
+    """By SQLSTATE, whatever the language; of PgBouncer, which has one for everything, by its words."""
+    error = error_of(state, "FATAL")
+    error.args = (words,)
+    assert isinstance(unavailable(error), Crowded) is is_crowded
+    assert str(unavailable(error)) == words

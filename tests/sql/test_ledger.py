@@ -20,6 +20,7 @@ from sql import (
     Written,
 )
 from sql.catalog import load
+from sql.connect import connect
 from sql.ledger import Ledger, Past
 from sql.work import Part, Work
 from tests.harness import Connection, rows_of
@@ -205,7 +206,7 @@ async def test_an_attempt_that_still_runs_is_waited_for(end: str, past: Past, sl
     assert ledger is not None
     zombie = await asyncpg.connect(dsn)
     await zombie.execute(f"begin; {ledger.advance}; insert into t values (1)")
-    other = await asyncpg.connect(dsn)
+    other = await connect(dsn, Timeouts(), "another")
     signing = asyncio.create_task(ledger.sign_in(other, "nobody"))
     await asyncio.sleep(0.1)
     assert not signing.done()

@@ -75,6 +75,7 @@ async def test_the_rights_that_are_named_are_those_that_the_service_needs(db: Co
         "SELECT, INSERT, UPDATE, DELETE on headrace.ledger",
         "SELECT, INSERT, UPDATE, DELETE on headrace.idempotency",
         "SELECT, INSERT on headrace.quarantine",
+        "SELECT on headrace.api_keys",
     ]
     for right in denied:
         await db.execute(f"grant {right} to {role.name}")
@@ -109,7 +110,7 @@ async def test_contents_of_nothing(db: Connection) -> None:
     """No ages then."""
     await db.execute(SCHEMA_SQL)
     found = await contents_of(db)
-    assert found == Contents(0, 0, None, 0, 0, found.keys_bytes, None)
+    assert found == Contents(0, 0, None, 0, 0, found.keys_bytes, None, 0, 0)
 
 
 async def test_a_large_quarantine_is_not_counted_to_the_end(db: Connection) -> None:
