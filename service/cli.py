@@ -69,6 +69,8 @@ def serve(
         from service.master import Application  # noqa: PLC0415 - one process alone does without
 
         # The workers read the environment.
+        if dsn is not None:
+            os.environ.pop("HEADRACE_DSN_FILE", None)
         os.environ.update(
             {f"HEADRACE_{name.upper()}": str(value) for name, value in given.items() if value is not None}
         )

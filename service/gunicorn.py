@@ -74,6 +74,11 @@ def post_fork(_server: Arbiter, worker: Worker) -> None:
     _master.forked(worker)
 
 
+def child_exit(server: Arbiter, worker: Worker) -> None:
+    """In the master, when a worker has ended."""
+    _master.left(server, worker)
+
+
 def pre_exec(server: Arbiter) -> None:
     """With SIGUSR2, in what is going to be the new master."""
     _master.before_exec(server)

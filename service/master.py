@@ -29,9 +29,11 @@ from typing import TYPE_CHECKING, Any, cast
 from gunicorn.app.base import BaseApplication
 
 from service.app import create_app
+from service.commands.arguments import Mistakes, read_settings
 from service.embedded import EmbeddedError, EmbeddedPostgres
-from service.http.listening import listen, where
+from service.http.listening import TlsError, bind, listen, where
 from service.observing.workers import Workers
+from service.server import check_files
 from service.settings import unknown_variables
 
 if TYPE_CHECKING:
@@ -98,7 +100,11 @@ class Master:
         self._folder: Path | None = None  # that of the workers, if it is ours
         self._present: Workers | None = None
         self._embedded: EmbeddedPostgres | None = None
-        self._told = mmap.mmap(-1, 1)  # one for all processes
+        self._has_served = mmap.mmap(-1, 1)  # one for all processes
+        self._has_failed = False  # whether the worker that has ended last could not start
+        self._word, write = os.pipe()  # whoever takes the byte that is in it tells the operator
+        os.write(write, b"!")
+        os.close(write)
 
     @property
     def has_own_database(self) -> bool:
@@ -112,9 +118,16 @@ class Master:
 
     def first_to_tell(self) -> bool:
         """Whether no other worker has told the operator yet why workers cannot start: once is enough."""
-        is_first = self._told[0] == 0
-        self._told[0] = 1
-        return is_first
+        return os.read(self._word, 1) != b""
+
+    @property
+    def has_served(self) -> bool:
+        """Whether any worker has begun to serve, so that one that cannot start is no reason to end the others."""
+        return self._has_served[0] != 0
+
+    def serves(self, worker: Worker) -> None:
+        """A worker has begun."""
+        self._has_served[0] = worker.has_begun[0] = 1
 
     # ---------------------------------------------------------------- called by gunicorn, in the master
 
@@ -124,12 +137,27 @@ class Master:
         atexit.register(self.end)
         for name in unknown_variables(os.environ):
             logger.warning("%s is not a setting and has no effect", name)
+        self._guard(arbiter)
         try:
             self._open_sockets(arbiter)
             self._make_folder(arbiter)
             self._start_database()
-        except (OSError, EmbeddedError) as error:
+        except (OSError, ValueError, EmbeddedError) as error:
             raise RuntimeError(str(error)) from error
+
+    def _guard(self, arbiter: Arbiter) -> None:
+        """Have SIGHUP do nothing while new workers could not start: certificates that are half written, for example."""
+        reload = arbiter.handle_hup
+
+        def handle_hup() -> None:
+            try:
+                check_files(read_settings())
+            except (Mistakes, TlsError) as error:
+                logger.error("nothing is reloaded: %s", error)  # noqa: TRY400 - it is for the operator
+            else:
+                reload()
+
+        arbiter.handle_hup = handle_hup  # type: ignore[method-assign]
 
     def workers_change(self, arbiter: Arbiter, count: int) -> None:
         """There are to be so many workers. Those that are too many end in the order in which they were started."""
@@ -150,21 +178,34 @@ class Master:
         if self._places and self._wanted(arbiter) != self._addresses:
             for listener in arbiter.LISTENERS:  # gunicorn has made these
                 listener.close()
-            self._open_sockets(arbiter)
+            self._open_sockets(arbiter, held=self._addresses)
 
     def place(self, arbiter: Arbiter, worker: Worker) -> None:
         """Give a new worker its place: one that has no worker of this generation, or else another one."""
         worker.generation = self._generation
+        worker.has_begun = mmap.mmap(-1, 1)
+        worker.is_patient = self._has_failed
         if not self._addresses:
             return  # all have the same sockets
         taken = [other.place for other in _workers(arbiter) if other.generation == self._generation]
         place = next((place for place in self._places if place not in taken), None)
         if place is None:
-            place = Place(tuple(Listener.of(listen(*address, reuse_port=True)) for address in self._bound()))
+            # Nobody is let in before it listens, which is when the worker is ready.
+            place = Place(tuple(Listener.of(bind(*address)) for address in self._bound()))
             self._places.append(place)
             self._show(arbiter)
         worker.place = place
         worker.sockets = list(place.listeners)
+
+    def left(self, arbiter: Arbiter, worker: Worker) -> None:
+        """A worker has ended. If it could not even start, maybe the next one cannot: nobody shall wait at its place."""
+        self._has_failed = self.has_served and not worker.has_begun[0]
+        place = worker.place
+        others = [other.place for other in _workers(arbiter) if other is not worker]
+        if self._has_failed and place in self._places and place not in others and len(self._places) > 1:
+            self._places.remove(place)
+            self._show(arbiter)
+            place.close()
 
     def before_exec(self, arbiter: Arbiter) -> None:
         """The program that takes the place of this one makes its own things, but for the sockets."""
@@ -201,8 +242,10 @@ class Master:
 
     # ---------------------------------------------------------------- what the workers share
 
-    def _open_sockets(self, arbiter: Arbiter) -> None:
-        """One place for each worker; or, where that cannot be, nothing, and gunicorn opens one socket for all."""
+    def _open_sockets(self, arbiter: Arbiter, held: Sequence[tuple[str, int]] = ()) -> None:
+        """One place for each worker; or, where that cannot be, nothing, and gunicorn opens one socket for all. `held`
+        addresses are those of workers that are about to end. Raises `OSError`, `ValueError`.
+        """
         addresses = self._wanted(arbiter)
         self._addresses = [] if _is_given_sockets() or not hasattr(socket, "SO_REUSEPORT") else addresses
         self._places = []
@@ -211,11 +254,12 @@ class Master:
         inherited = [Listener.of(_socket_of(number)) for number in _inherited()]
         size = len(self._addresses)
         if inherited and len(inherited) % size == 0:
-            groups = sorted(inherited, key=lambda listener: listener.address)
+            admin_port = self._settings.admin_port
+            groups = sorted(inherited, key=lambda listener: (listener.address[1] == admin_port, listener.address))
             each = len(inherited) // size
             self._places = [Place(tuple(groups[place::each])) for place in range(each)]
         else:
-            self._addresses = [_claimed(*address) for address in self._addresses]
+            self._addresses = [at if at in held else _claimed(*at) for at in self._addresses]
         while len(self._places) < max(1, arbiter.num_workers):
             self._places.append(Place(tuple(Listener.of(listen(*at, reuse_port=True)) for at in self._bound())))
         self._addresses = addresses
@@ -227,7 +271,18 @@ class Master:
         if len(found) < len(arbiter.cfg.address):
             return []
         settings = self._settings
-        return found if settings.admin_port is None else [*found, (settings.admin_host, settings.admin_port)]
+        if settings.admin_port is None:
+            return found
+        if settings.admin_port == 0:
+            raise ValueError("HEADRACE_ADMIN_PORT: with several workers it cannot be left to the kernel")
+        if settings.admin_port in [port for _, port in found]:
+            raise ValueError("HEADRACE_ADMIN_PORT must be another port than the one for clients")
+        return [*found, (settings.admin_host, settings.admin_port)]
+
+    @property
+    def has_admin_sockets(self) -> bool:
+        """Whether the last socket of each place is for operators."""
+        return bool(self._addresses) and self._settings.admin_port is not None
 
     def _bound(self) -> Sequence[tuple[str, int]]:
         """The addresses as they are, where a port was left to the kernel."""

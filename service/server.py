@@ -14,7 +14,7 @@ import logging
 import math
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,7 @@ import anyio
 import uvicorn
 
 from service.app import create_app
-from service.http.listening import Clients, apart, listen, where
+from service.http.listening import Arriving, Clients, listen, where
 from service.http.protocol import Protocol
 from service.lifespan import STATE, Service, running
 
@@ -67,7 +67,8 @@ def spare_the_collector() -> None:
 class Server(uvicorn.Server):
     """Runs the service of these settings. `started` is called with it and its URL once it listens.
 
-    `app` is the one that serves what is not for the fast lane, if there is one already. `beat` is called twice a second
+    `app` is the one that serves what is not for the fast lane, if there is one already. `operators` are those of the
+    sockets that are for them, if they were opened already. `beat` is called twice a second
     as long as the event loop turns, from the first step of starting to the last of stopping; if it is false, the server
     stops. Raises `TlsError` if there is a certificate that cannot be used.
     """
@@ -78,12 +79,14 @@ class Server(uvicorn.Server):
         started: Callable[[Service, str], None] = lambda _service, _url: None,
         *,
         app: FastAPI | None = None,
+        operators: Sequence[socket.socket] = (),
         beat: Callable[[], bool] = lambda: True,
     ) -> None:
         self._settings = settings
         self._app = app or create_app(settings)
         self._on_start = started
         self._beat = beat
+        self._for_operators = operators
         self._stopped_by: int | None = None
         self._service: Service | None = None
         self._stopping = asyncio.Event()
@@ -177,10 +180,13 @@ class Server(uvicorn.Server):
         """Let clients in, and operators if they have an address of their own. Theirs speaks plain HTTP."""
         settings = self._settings
         parts = {"config": self.config, "server_state": self.server_state, "app_state": self.lifespan.state}
-        protocol = partial(_chosen(settings), **parts)
+        protocol: Callable[[], asyncio.Protocol] = partial(_chosen(settings), **parts)
         context = None if self._tls is None else self._tls.context
+        if context is not None and self._service is not None:
+            protocol = partial(Arriving, protocol, self._service.connections)
         clients = Clients(protocol, context, settings.head_seconds_max)
-        ours, theirs = (None, []) if sockets is None else apart(sockets, settings.admin_port)
+        ours = None if sockets is None else [each for each in sockets if each not in self._for_operators]
+        theirs = list(self._for_operators)
         self.servers = await clients.let_in(settings.host, settings.port, ours)
         if settings.admin_port is None or self._service is None:
             return
@@ -267,6 +273,11 @@ class Server(uvicorn.Server):
             self._service.request_reload()
         if self._tls is not None and self._loop is not None:
             self._loop.call_soon_threadsafe(self._tls.reload)  # a handler of a signal must not log
+
+
+def check_files(settings: Settings) -> None:
+    """Whether a service could start with the files that these settings name. Raises `TlsError`."""
+    _tls(settings)
 
 
 def _tls(settings: Settings) -> Tls | None:

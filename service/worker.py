@@ -7,15 +7,18 @@ worker that cannot start says so. Must not know how other workers do.
 from __future__ import annotations
 
 import logging
+import mmap
 import os
 import signal
 import sys
+import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import uvloop
 from gunicorn.arbiter import Arbiter
 from uvicorn_worker import UvicornWorker  # type: ignore[import-untyped]
 
+from service.auth.caller import is_loopback
 from service.commands.arguments import Mistakes, read_settings
 from service.commands.banner import announce
 from service.embedded import EmbeddedError
@@ -38,6 +41,9 @@ logger = logging.getLogger("service")
 MARGIN_SECONDS = 5
 """From the end of draining until gunicorn kills: two for answers to be sent, the rest to close everything."""
 
+_AGAIN_SECONDS = 3.0
+"""Before a worker tries what the one before it could not."""
+
 _REASONS = (Mistakes, EmbeddedError, StartRefused, TlsError)
 """What is said in one line, for the operator to mend. Anything else is a bug, and has a traceback."""
 
@@ -46,6 +52,8 @@ class Worker(UvicornWorker):  # type: ignore[misc] # it has no types
     """Runs the service, on the sockets that the master gives it."""
 
     master: Master
+    has_begun: mmap.mmap
+    is_patient = False
     place: Place | None = None
     generation = 0
     _has_started = False
@@ -60,6 +68,8 @@ class Worker(UvicornWorker):  # type: ignore[misc] # it has no types
     @classmethod
     def check_config(cls, cfg: Config, log: Logger) -> None:
         """Called by the master at its start: refuse what would not do what its user expects."""
+        if getattr(cfg.pre_fork, "__module__", "") != "service.gunicorn":
+            raise RuntimeError("this worker needs its configuration: gunicorn -c python:service.gunicorn")
         if cfg.certfile or cfg.keyfile:
             raise RuntimeError(
                 "gunicorn's certfile and keyfile have no effect here: set HEADRACE_TLS_CERTIFICATE_FILE and"
@@ -74,6 +84,8 @@ class Worker(UvicornWorker):  # type: ignore[misc] # it has no types
 
     def load_wsgi(self) -> None:
         """As gunicorn's, which would show a traceback for a setting that makes no sense."""
+        if self.is_patient:
+            time.sleep(_AGAIN_SECONDS)
         try:
             self._read = self._settings()
         except Mistakes as mistakes:
@@ -101,15 +113,18 @@ class Worker(UvicornWorker):  # type: ignore[misc] # it has no types
                 raise
             self._cannot_start(error)
         if not self._has_started:  # it has said why
-            sys.exit(Arbiter.WORKER_BOOT_ERROR if self.master.first_to_tell() else 0)
+            is_to_end = not self.master.has_served and self.master.first_to_tell()
+            sys.exit(Arbiter.WORKER_BOOT_ERROR if is_to_end else 0)
 
     async def _serve(self) -> None:
-        server = self._server = Server(self._read, self._started, app=self.wsgi, beat=self._beat)
+        # Where all share a socket, it is one of gunicorn's, which would log that it is closed twice.
+        sockets = [getattr(shared, "sock", shared) for shared in self.sockets]
+        operators = sockets[-1:] if self.master.has_admin_sockets else []
+        server = self._server = Server(self._read, self._started, app=self.wsgi, operators=operators, beat=self._beat)
         if self.cfg.max_requests:
             server.config.limit_max_requests = self.max_requests
         try:
-            # Where all share a socket, it is one of gunicorn's, which would log that it is closed twice.
-            await server.serve(sockets=[getattr(shared, "sock", shared) for shared in self.sockets])
+            await server.serve(sockets=sockets)
         finally:
             self.master.worker_ends()
 
@@ -117,8 +132,11 @@ class Worker(UvicornWorker):  # type: ignore[misc] # it has no types
         """Those of the environment, with the time to stop that gunicorn leaves, and the address that it was given."""
         settings = read_settings()
         seconds = max(0.1, self.cfg.graceful_timeout - MARGIN_SECONDS)
-        address = getattr(self.sockets[0], "sock", self.sockets[0]).getsockname()  # gunicorn's `-b` has the last word
-        host = "localhost" if isinstance(address, str) else address[0]
+        # Gunicorn's `-b` has the last word. Of several addresses the one counts that others reach.
+        clients = self.sockets[:-1] if self.master.has_admin_sockets else self.sockets
+        names = [getattr(shared, "sock", shared).getsockname() for shared in clients]
+        hosts = ["localhost" if isinstance(name, str) else name[0] for name in names]
+        host = next((each for each in hosts if not is_loopback(each)), hosts[0])
         return settings.model_copy(update={"drain_seconds_max": min(settings.drain_seconds_max, seconds), "host": host})
 
     def _beat(self) -> bool:
@@ -128,6 +146,7 @@ class Worker(UvicornWorker):  # type: ignore[misc] # it has no types
 
     def _started(self, service: Service, url: str) -> None:
         self._has_started = True
+        self.master.serves(self)
         spare_the_collector()
         if self.age == 1:
             announce(service.settings, url, self._server.operators_url, own_database=self.master.has_own_database)
@@ -135,15 +154,20 @@ class Worker(UvicornWorker):  # type: ignore[misc] # it has no types
             logger.info("worker %d serves", self.pid)
 
     def _cannot_start(self, error: Exception) -> NoReturn:
-        """Say why, once, and end so that the master ends, too: the next worker could not start either.
+        """Say why, and end. If none has ever served, that ends the master, too: the next worker could not start either.
 
-        The others that cannot start end without a word. While it ends, gunicorn's master would trip over a second one
-        with that status.
+        The others that cannot start end without a word then. While it ends, gunicorn's master would trip over a second
+        one with that status. But workers that serve must go on: what is wrong now (a file that is half written) was not
+        when they were started, and in a moment another one tries again.
         """
-        if not self.master.first_to_tell():
+        has_served = self.master.has_served
+        if has_served or self.master.first_to_tell():
+            if isinstance(error, _REASONS):
+                logger.critical("cannot start: %s", error)
+            else:
+                logger.critical("cannot start", exc_info=error)
+        elif not has_served:
             sys.exit(0)
-        if isinstance(error, _REASONS):
-            logger.critical("cannot start: %s", error)
-        else:
-            logger.critical("cannot start", exc_info=error)
+        if has_served:
+            sys.exit(0)
         sys.exit(Arbiter.WORKER_BOOT_ERROR)

@@ -13,14 +13,12 @@ from contextlib import suppress
 from sql.budget import HOUSEKEEPING_NAME
 from sql.connect import SLOT_NAME, Timeouts, connect
 from sql.errors import one_line
+from sql.ledger import ROW_KEPT_SECONDS
 
 logger = logging.getLogger(__name__)
 
 _SECONDS = 60.0
 _AT_ONCE = 10_000
-
-_GONE_SECONDS = 3600.0
-"""A row without a session is kept for so long, or twice as long as a doubt lasts: its slot may be connecting again."""
 
 # A session may be hidden (of another role, behind a pooler): a slot that is alive makes its row anew.
 _DEAD_SLOTS = f"""
@@ -55,7 +53,7 @@ async def clean(dsn: str, timeouts: Timeouts) -> int:
     try:
         if not await connection.fetchval("select to_regclass('headrace.idempotency_at') is not null"):
             return 0
-        await connection.execute(_DEAD_SLOTS, max(_GONE_SECONDS, 2 * timeouts.doubt_seconds))
+        await connection.execute(_DEAD_SLOTS, max(ROW_KEPT_SECONDS, 2 * timeouts.doubt_seconds))
         deleted = 0
         while True:
             keys = await connection.fetch(_OLD_KEYS, timeouts.key_seconds)
@@ -74,7 +72,7 @@ async def sign_out(dsn: str, timeouts: Timeouts, rows: Sequence[str]) -> None:
     """
     with suppress(Exception):
         async with asyncio.timeout(_SIGN_OUT_SECONDS):
-            connection = await connect(dsn, timeouts, "headrace housekeeping")
+            connection = await connect(dsn, timeouts, HOUSEKEEPING_NAME)
             try:
                 await connection.execute(_SIGN_OUT, rows)
             finally:

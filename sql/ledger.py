@@ -65,6 +65,9 @@ _END_PREDECESSORS = """
     where application_name = $1 and pid <> pg_backend_pid() and usename = current_user
 """
 
+ROW_KEPT_SECONDS = 3600.0
+"""A row whose slot has no session is kept for so long."""
+
 _LOCK = 0x68656164  # of those who create the schema: they would fail when they do it at the same time
 
 

@@ -38,7 +38,7 @@ from sql.errors import (
     unknown_column,
     unknown_table,
 )
-from sql.ledger import Ledger, Past, is_fenced
+from sql.ledger import ROW_KEPT_SECONDS, Ledger, Past, is_fenced
 from sql.recordset import NotSingular, RowsFiltered
 from sql.target import Target
 from sql.transaction import Writer
@@ -53,8 +53,9 @@ _AGREED_SECONDS = 1.0
 """For so long a table is as expected that has just been looked at: the watch looks as often. Else each request that
 asks for the impossible (a cast to no type, say) would have the catalog read."""
 
-_STALE_SECONDS = 86_400.0
-"""After a day without a write the slot signs in again: its row in the ledger may be taken for a dead one's."""
+_STALE_SECONDS = ROW_KEPT_SECONDS / 2
+"""After so long without a write the slot signs in again: where its session cannot be seen (behind a pooler, say), its
+row in the ledger would be taken for a dead one's, and of a write in doubt nobody could tell any more."""
 
 
 class Slot:

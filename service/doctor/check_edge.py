@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from service.doctor.check_machine import is_loopback
+from service.auth.caller import is_loopback
 from service.doctor.findings import Finding, Group
 from service.http.listening import TlsError, where
 from service.settings import Settings

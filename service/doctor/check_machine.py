@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterator
 
 from service.doctor.findings import Finding, Group
 from service.doctor.machine import Address, Machine, State
 from service.http.connections import connections_that_fit
+from service.http.listening import where
 from service.settings import MIB, Settings
 
 _MACHINE = Group("This machine")
@@ -35,42 +35,28 @@ def check_machine(settings: Settings, machine: Machine, workers: int) -> Iterato
         yield _memory(settings, machine.memory_bytes, workers)
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an address."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 def _address(address: Address) -> Iterator[Finding]:
-    where = f"[{address.host}]:{address.port}" if ":" in address.host else f"{address.host}:{address.port}"
+    at = where(address.host, address.port)
     match address.state:
         case State.FREE:
-            yield _MACHINE.ok(f"{where} is free" if address.port else "the service picks a free port")
+            yield _MACHINE.ok(f"{at} is free" if address.port else "the service picks a free port")
         case State.READY:
-            yield _MACHINE.ok(f"a service runs at {where} and is ready; {address.words}")
+            yield _MACHINE.ok(f"a service runs at {at} and is ready; {address.words}")
         case State.UNREADY:
             yield _MACHINE.error(
-                f"a service runs at {where}, but cannot store rows: {address.words}",
+                f"a service runs at {at}, but cannot store rows: {address.words}",
                 "if it does not mend by itself, see its log and what is said about the database below",
             )
         case State.TAKEN:
             yield _MACHINE.error(
-                f"something else listens on {where}, or a service that does not answer",
+                f"something else listens on {at}, or a service that does not answer",
                 "set HEADRACE_PORT to another port, or find out what it is: ss -ltnp",
             )
         case State.UNUSABLE:
             yield _MACHINE.error(
-                f"nobody can listen on {where}: {address.words}",
+                f"nobody can listen on {at}: {address.words}",
                 "set HEADRACE_HOST to an address of this machine, HEADRACE_PORT to a free port above 1023",
             )
-    if not is_loopback(address.host):
-        yield _MACHINE.warning(
-            f"{address.host} is not for this machine alone, and the service asks nobody who he is: whoever reaches it"
-            " may insert into every exposed table",
-            "let only a proxy reach it that authenticates, or set HEADRACE_HOST to 127.0.0.1 (SECURITY.md says more)",
-        )
 
 
 def _files(settings: Settings, machine: Machine) -> Finding:

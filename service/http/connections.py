@@ -10,6 +10,7 @@ import resource
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Protocol
+from weakref import WeakKeyDictionary
 
 import anyio
 
@@ -25,6 +26,9 @@ open, uvloop closes new connections without a word."""
 
 _TOLD_MAX = 100
 """So many of those beyond the limit are let in to be told so; those beyond that are closed at once."""
+
+_ARRIVING_SECONDS = 1.0
+"""When the service stops, so long is waited for clients that have connected and are agreeing on TLS."""
 
 _COMPLAINT_SECONDS = 10.0
 """That the limit is reached is logged once in so long."""
@@ -84,6 +88,9 @@ class Connections:
     def __init__(self, limits: ConnectionLimits, admin_port: int | None = None) -> None:
         self.limits = limits
         self.admin_port = admin_port
+        self.is_stopping = False
+        """Whether those that come now are to be told that their next answer is the last."""
+        self._arriving: WeakKeyDictionary[object, float] = WeakKeyDictionary()
         self._open: set[Connection] = set()
         self._operators: set[Connection] = set()
         self._turned_away = 0
@@ -111,10 +118,23 @@ class Connections:
         self._turned_away += 1
         return Room.FULL if beyond <= _TOLD_MAX else Room.NONE
 
+    def arriving(self, connection: object) -> None:
+        """A client has connected, and has yet to agree on TLS. If it fails to, nobody is told: the object just goes."""
+        self._arriving[connection] = anyio.current_time()
+
+    def arrived(self, connection: object) -> None:
+        """It has agreed."""
+        self._arriving.pop(connection, None)
+
     def discard(self, connection: Connection) -> None:
         """It is closed."""
         self._open.discard(connection)
         self._operators.discard(connection)
+
+    def _is_awaited(self, ends: float) -> bool:
+        """Whether somebody may still agree on TLS, before that time."""
+        now = anyio.current_time()
+        return now < ends and any(now - since < _ARRIVING_SECONDS for since in self._arriving.values())
 
     async def run(self) -> None:
         """Tick. Runs until it is cancelled."""
@@ -135,8 +155,11 @@ class Connections:
 
     async def quiet(self) -> None:
         """Wait until no connection may bring a request any more, after all were told that the service stops."""
+        self.is_stopping = True
         self._tick_seconds = min(self._tick_seconds, self._TICK_SECONDS_AT_THE_END)
-        while any(connection.is_waiting for connection in self._open):  # noqa: ASYNC110 - ticks close them
+        ends = anyio.current_time() + _ARRIVING_SECONDS
+        # Ticks close them.
+        while self._is_awaited(ends) or any(each.is_waiting for each in self._open):  # noqa: ASYNC110 - nobody tells
             await anyio.sleep(self._tick_seconds)
         if self._open:  # what has come last may be on its way through FastAPI
             await anyio.sleep(self._tick_seconds)

@@ -67,6 +67,8 @@ class Http2(ZttpH2Protocol):
         super().connection_made(transport)  # type: ignore[arg-type] # uvicorn narrows it
         if self._connections.add(self, None if self.server is None else self.server[1]) is not Room.FREE:
             self._close_connection()
+        elif self._connections.is_stopping:
+            self.shutdown()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""

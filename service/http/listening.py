@@ -12,7 +12,9 @@ import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+from service.http.connections import Connections
 
 BACKLOG = 2048
 """Clients that have connected and are not let in yet; the kernel allows no more than `net.core.somaxconn`."""
@@ -57,6 +59,17 @@ def listen(host: str, port: int, *, reuse_port: bool = False) -> socket.socket:
     raise _refused(host, port, problem)
 
 
+def bind(host: str, port: int) -> socket.socket:
+    """A socket that has an address together with others, and will listen when it is served. Raises `OSError`."""
+    problem: OSError | None = None
+    for family, address in _addresses(host, port):
+        try:
+            return _bind(socket.socket(family, socket.SOCK_STREAM), address, reuse_port=True)
+        except OSError as error:
+            problem = problem or error
+    raise _refused(host, port, problem)
+
+
 def _addresses(host: str, port: int) -> list[tuple[socket.AddressFamily, Any]]:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -66,6 +79,16 @@ def _addresses(host: str, port: int) -> list[tuple[socket.AddressFamily, Any]]:
 
 
 def _listen(made: socket.socket, address: Any, *, reuse_port: bool) -> socket.socket:
+    _bind(made, address, reuse_port=reuse_port)
+    try:
+        made.listen(BACKLOG)
+    except OSError:
+        made.close()
+        raise
+    return made
+
+
+def _bind(made: socket.socket, address: Any, *, reuse_port: bool) -> socket.socket:
     try:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if reuse_port:
@@ -73,7 +96,6 @@ def _listen(made: socket.socket, address: Any, *, reuse_port: bool) -> socket.so
         if made.family == socket.AF_INET6:
             made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # as asyncio does
         made.bind(address)
-        made.listen(BACKLOG)
         made.setblocking(False)
     except OSError:
         made.close()
@@ -121,7 +143,17 @@ class Clients:
         return await asyncio.get_running_loop().create_server(self.protocol, backlog=BACKLOG, **place, **tls)
 
 
-def apart(sockets: Sequence[socket.socket], port: int | None) -> tuple[list[socket.socket], list[socket.socket]]:
-    """Sockets by whom they are for: clients, and operators, who connect to that port."""
-    operators = [each for each in sockets if port and each.getsockname()[1] == port]
-    return [each for each in sockets if each not in operators], operators
+class Arriving(asyncio.Protocol):
+    """A client that has connected and is agreeing on TLS. Then the connection is what `become` makes."""
+
+    def __init__(self, become: Callable[[], asyncio.Protocol], connections: Connections) -> None:
+        self._become = become
+        self._connections = connections
+        connections.arriving(self)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """It has agreed."""
+        self._connections.arrived(self)
+        protocol = self._become()
+        cast("asyncio.Transport", transport).set_protocol(protocol)
+        protocol.connection_made(transport)

@@ -139,6 +139,8 @@ class Protocol(HttpToolsProtocol):
                 self._is_surplus = self._last = True
             case Room.NONE:
                 self.transport.abort()
+        if self._connections.is_stopping:
+            self.shutdown()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""

@@ -73,13 +73,14 @@ async def test_it_speaks_plain_http_when_clients_speak_tls(dsn: str, start: Star
         assert (await headrace.client.get("/metrics")).status_code == 404
 
 
-async def test_sockets_that_are_given_are_told_apart_by_their_port(dsn: str) -> None:
+async def test_sockets_that_are_given(dsn: str) -> None:
     """Several workers have theirs from a master, which has opened both."""
     free = _free_port()
     main, theirs = listen("127.0.0.1", 0), listen("127.0.0.1", free)
     for sockets in ([main, theirs], [main]):  # in the second case the worker opens it by itself
-        server = Server(Settings(dsn=dsn, admin_port=free))
-        serving = asyncio.create_task(server.serve([each.dup() for each in sockets]))
+        given = [each.dup() for each in sockets]
+        server = Server(Settings(dsn=dsn, admin_port=free), operators=given[1:])
+        serving = asyncio.create_task(server.serve(given))
         if sockets == [main]:
             theirs.close()
         while not server.started or not server.servers:  # noqa: ASYNC110 - it tells nobody

@@ -11,7 +11,7 @@ import pytest
 from msgspec import structs
 
 from service.doctor import machine as machine_facts
-from service.doctor.check_machine import check_machine, is_loopback
+from service.doctor.check_machine import check_machine
 from service.doctor.findings import Finding, Level
 from service.doctor.machine import Address, Machine, State, machine_of
 from service.settings import MIB, Settings
@@ -101,15 +101,6 @@ def test_what_is_at_the_address(address: Address, level: Level, words: str) -> N
     found = next(iter(check_machine(Settings(), structs.replace(ROOMY, address=address), 1)))
     assert found.level is level
     assert words in found.text
-
-
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.7", "example.org"])
-def test_listening_to_others_is_a_warning(host: str) -> None:
-    """The service asks nobody who he is."""
-    (found,) = complaints(address=Address(host, 8000, State.FREE))
-    assert found.level is Level.WARNING
-    assert found.text.startswith(f"{host} is not for this machine alone")
-    assert not is_loopback(host)
 
 
 # -------------------------------------------------------------------- facts

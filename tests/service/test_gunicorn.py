@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -22,6 +23,7 @@ import pytest
 from service.embedded import EmbeddedPostgres
 from tests.faults.process import GUNICORN, HEADRACE, parents
 from tests.harness import database_folder, empty_database
+from tests.service.certificates import Authority
 from tests.service.test_process import EVENT, postmaster, wait_until
 
 CONFIGURED = (str(GUNICORN), "-c", "python:service.gunicorn", "service.app:app")
@@ -290,3 +292,86 @@ def test_gunicorns_certificates_are_refused(run: Run, dsn: str) -> None:
     process = run(*CONFIGURED, "--certfile", __file__, HEADRACE_DSN=dsn)
     assert process.ended() == 1
     assert "HEADRACE_TLS_CERTIFICATE_FILE" in process.output
+
+
+def _port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
+def test_tls_and_an_admin_address(run: Run, dsn: str, tmp_path: Path) -> None:
+    """Each worker has both sockets from the master, and SIGHUP brings the new certificate without losing anybody."""
+    authority, admin = Authority(tmp_path), _port()
+    pair, renewed = authority.sign("first"), authority.sign("second")
+    process = run(
+        *CONFIGURED, HEADRACE_WORKERS="2", HEADRACE_DSN=dsn, HEADRACE_ADMIN_PORT=str(admin), **pair.environment
+    )
+    wait_until(lambda: "listens on" in process.output or process.child.poll() is not None)
+    found = re.search(r"listens on (https://127\.0\.0\.1:(\d+))\b", process.output)
+    assert found is not None, process.output
+    assert f"http://127.0.0.1:{admin}/dashboard" in process.output
+    wait_until(lambda: len(process.workers) == 2)
+
+    def shown() -> str:
+        return ssl.get_server_certificate(("127.0.0.1", int(found[2])))
+
+    before, certificate = process.workers, shown()
+    assert httpx2.get(f"http://127.0.0.1:{admin}/metrics").status_code == 200
+    assert httpx2.get(f"{found[1]}/metrics", verify=False).status_code == 404
+    good = pair.key.read_bytes()
+    pair.key.write_text("half of a k")
+    process.child.send_signal(signal.SIGHUP)
+    wait_until(lambda: "nothing is reloaded" in process.output)
+    assert process.workers == before
+    os.kill(min(before), signal.SIGKILL)  # its successor cannot start, and the other one serves
+    wait_until(lambda: process.output.count("cannot start: ") >= 2)
+    assert max(before) in process.workers
+    for _ in range(10):  # who comes now does not wait for a worker that may never come
+        assert httpx2.get(f"{found[1]}/livez", verify=False).status_code == 200
+    pair.key.write_bytes(good)
+    wait_until(lambda: len(process.workers) == 2 and process.output.count(" serves") >= 2)
+    pair.certificate.write_bytes(renewed.certificate.read_bytes())
+    pair.key.write_bytes(renewed.key.read_bytes())
+    before = process.workers
+    process.child.send_signal(signal.SIGHUP)
+    wait_until(lambda: len(process.workers) == 2 and not process.workers & before)
+    assert shown() != certificate
+    assert httpx2.get(f"http://127.0.0.1:{admin}/metrics").status_code == 200
+    assert process.end(signal.SIGTERM) == 0
+
+
+@pytest.mark.parametrize("bind", ["127.0.0.1:{admin}", "0.0.0.0:{admin}"])
+def test_clients_and_operators_have_ports_of_their_own(run: Run, dsn: str, bind: str) -> None:
+    """Else clients would be taken for operators, and TLS would be off in silence."""
+    admin = _port()
+    options = ("-b", bind.format(admin=admin))
+    process = run(*CONFIGURED, *options, HEADRACE_DSN=dsn, HEADRACE_ADMIN_PORT=str(admin))
+    assert process.ended() == 1
+    assert "HEADRACE_ADMIN_PORT must be another port" in process.output
+    assert "Traceback" not in process.output
+
+
+def test_an_address_that_others_reach_needs_credentials(run: Run, dsn: str) -> None:
+    """Also if it is gunicorn's own option that says so, and another address is this machine's."""
+    process = run(*CONFIGURED, "-b", "127.0.0.1:0", "-b", "0.0.0.0:0", HEADRACE_WORKERS="2", HEADRACE_DSN=dsn)
+    assert process.ended() == 3
+    assert process.output.count("others reach 0.0.0.0, and there is no credential yet") == 1
+    assert "Traceback" not in process.output
+
+
+def test_the_worker_without_its_configuration(run: Run, dsn: str) -> None:
+    """It would have nothing to listen on, and be started again and again."""
+    process = run(str(GUNICORN), "-k", "service.worker.Worker", "service.app:app", HEADRACE_DSN=dsn)
+    assert process.ended() == 1
+    assert "gunicorn -c python:service.gunicorn" in process.output
+
+
+def test_a_dsn_that_is_given_overrules_the_file(run: Run, dsn: str, tmp_path: Path) -> None:
+    """As for one process."""
+    file = tmp_path / "dsn"
+    file.write_text("postgresql://127.0.0.1:1/nowhere")
+    process = run(str(HEADRACE), "serve", "--workers", "2", "--dsn", dsn, HEADRACE_DSN_FILE=str(file))
+    assert httpx2.get(f"{process.url()}/readyz").status_code == 200
+    assert process.end(signal.SIGTERM) == 0

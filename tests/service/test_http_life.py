@@ -316,7 +316,7 @@ async def test_requests_are_counted_in_both_lanes(server: InProcess) -> None:
 
 
 async def test_uvicorn_may_be_given_the_app_and_the_protocol(db: Connection, dsn: str, lane: str) -> None:
-    """`uvicorn service.app:create_app --factory --http service.protocol:Protocol`, for those who run it themselves."""
+    """`uvicorn service.app:app --http service.http.protocol:Protocol`, for those who run it themselves."""
     await db.execute(_TABLE)
     app = create_app(Settings(dsn=dsn, fast_lane=lane == "fast"))
     config = uvicorn.Config(

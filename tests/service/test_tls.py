@@ -8,6 +8,7 @@ import logging
 import signal
 import socket
 import ssl
+import threading
 import time
 from collections.abc import AsyncIterator
 from functools import partial
@@ -17,7 +18,7 @@ import pytest
 
 from service.http.listening import TlsError, TlsFiles
 from service.http.tls import Tls, look_at
-from tests.harness import Connection, RawConnection, Running, Start, replies_in, rows_of
+from tests.harness import Connection, RawConnection, Running, Start, replies_in, rows_of, run_service
 from tests.service.certificates import Authority, Pair
 from tests.service.in_process import GET, ROW, chunked, post
 
@@ -298,3 +299,32 @@ def test_sockets_that_cannot_be_had_say_why() -> None:
         listen("no-such-host.invalid", 0)
     with listen("127.0.0.1", 0, reuse_port=True) as first:
         listen("127.0.0.1", first.getsockname()[1], reuse_port=True).close()
+
+
+async def test_who_is_agreeing_on_tls_when_the_service_stops_is_served(
+    dsn: str, db: Connection, pair: Pair, authority: Authority
+) -> None:
+    """He has connected before, and reloading is to lose nobody; his answer says that it is the last one."""
+    await db.execute("create table t (a text, b text)")
+    stopping = threading.Event()
+    context = authority.client()
+
+    def late(address: tuple[str, int]) -> bytes:
+        with socket.create_connection(address) as plain:
+            stopping.wait()
+            time.sleep(0.15)  # a client that is slow, as the world has them
+            with context.wrap_socket(plain, server_hostname="127.0.0.1") as client:
+                client.sendall(ROW)
+                return client.recv(4096)
+
+    async with run_service(dsn=dsn, **pair.settings) as headrace:
+        connections = headrace.service.connections
+        address = headrace.server.servers[0].sockets[0].getsockname()[:2]
+        answering = asyncio.create_task(asyncio.to_thread(late, address))
+        await headrace.eventually(lambda: len(connections._arriving) == 1)
+        headrace.server.should_exit = True
+        stopping.set()
+        answer = await answering
+    assert answer.startswith(b"HTTP/1.1 201 ")
+    assert b"connection: close" in answer
+    assert await db.fetchval("select count(*) from t") == 1
