@@ -24,7 +24,7 @@ _WORKER_BYTES = 100 * MIB
 
 def check_machine(settings: Settings, machine: Machine, workers: int) -> Iterator[Finding]:
     """Whether the service has room here."""
-    yield from _address(machine.address)
+    yield from _address(machine.address, wants_certificate=settings.tls_client_ca_file is not None)
     yield _files(settings, machine)
     if workers > machine.cores:
         yield _MACHINE.warning(
@@ -35,7 +35,7 @@ def check_machine(settings: Settings, machine: Machine, workers: int) -> Iterato
         yield _memory(settings, machine.memory_bytes, workers)
 
 
-def _address(address: Address) -> Iterator[Finding]:
+def _address(address: Address, *, wants_certificate: bool) -> Iterator[Finding]:
     at = where(address.host, address.port)
     match address.state:
         case State.FREE:
@@ -46,6 +46,11 @@ def _address(address: Address) -> Iterator[Finding]:
             yield _MACHINE.error(
                 f"a service runs at {at}, but cannot store rows: {address.words}",
                 "if it does not mend by itself, see its log and what is said about the database below",
+            )
+        case State.TAKEN if wants_certificate:
+            yield _MACHINE.warning(
+                f"what listens on {at} cannot be asked: clients need a certificate (HEADRACE_TLS_CLIENT_CA_FILE)",
+                "set HEADRACE_ADMIN_PORT: health checks need no certificate there",
             )
         case State.TAKEN:
             yield _MACHINE.error(

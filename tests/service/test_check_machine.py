@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import resource
 import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from service.doctor.findings import Finding, Level
 from service.doctor.machine import Address, Machine, State, machine_of
 from service.settings import MIB, Settings
 from tests.harness import Running, Start
+from tests.service.certificates import Authority
 
 ROOMY = Machine(
     files=65_536,
@@ -101,6 +103,16 @@ def test_what_is_at_the_address(address: Address, level: Level, words: str) -> N
     found = next(iter(check_machine(Settings(), structs.replace(ROOMY, address=address), 1)))
     assert found.level is level
     assert words in found.text
+
+
+def test_who_wants_a_certificate_of_clients_cannot_be_asked(tmp_path: Path) -> None:
+    """It is the service itself, most likely; that something else listens there would send its operator astray."""
+    pair = Authority(tmp_path).sign("service")
+    settings = Settings(**pair.settings, tls_client_ca_file=pair.certificate)
+    taken = structs.replace(ROOMY, address=Address("127.0.0.1", 8000, State.TAKEN))
+    found = next(iter(check_machine(settings, taken, 1)))
+    assert found.level is Level.WARNING
+    assert "cannot be asked: clients need a certificate" in found.text
 
 
 # -------------------------------------------------------------------- facts
