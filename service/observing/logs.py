@@ -33,10 +33,7 @@ _NO_FIELDS = frozenset({*vars(logging.makeLogRecord({})), "message", "asctime", 
 
 def configure(log_format: Format, level: str) -> None:
     """Write what is logged in this process, from this level on, to stderr."""
-    config = dict_config(log_format, level)
-    if level != "debug":
-        config["loggers"]["uvicorn.error"] = {"level": "WARNING"}  # what it says at start and end, others say too
-    logging.config.dictConfig(config)
+    logging.config.dictConfig(_of_server(log_format, level))
 
 
 def dict_config(log_format: Format = "json", level: str = "info") -> dict[str, Any]:
@@ -53,11 +50,16 @@ def dict_config(log_format: Format = "json", level: str = "info") -> dict[str, A
 
 def for_gunicorn(log_format: Format, level: str) -> dict[str, Any]:
     """The same for gunicorn, whose own lines go the same way: its loggers have handlers of their own otherwise."""
-    config = dict_config(log_format, level)
+    config = _of_server(log_format, level)
     own = {"level": level.upper(), "handlers": [], "propagate": True}
     config["loggers"] |= {"gunicorn.error": own, "gunicorn.access": own}
+    return config
+
+
+def _of_server(log_format: Format, level: str) -> dict[str, Any]:
+    config = dict_config(log_format, level)
     if level != "debug":
-        config["loggers"]["uvicorn.error"] = {"level": "WARNING"}
+        config["loggers"]["uvicorn.error"] = {"level": "WARNING"}  # what it says at start and end, others say too
     return config
 
 
